@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from typing import Any
-import uuid
 
 import started
 import tiny
@@ -211,7 +210,11 @@ def command(
     "NUM_PARTITIONS": 1,
     **macros,
   }
-  words = [f"t5x.{program}", *harness.gin_flags(names, bindings)]
+  words = [
+    f"t5x.{program}",
+    *(f"--gin_file=gin/{name}.gin" for name in names),
+    *(f"--gin.{name}={value!r}" for name, value in bindings.items()),
+  ]
   return Command(words, processes, user)
 
 
@@ -286,17 +289,12 @@ class Bench:
 
   Attributes:
     scratch: The folder of a part; the one above it has what all parts share.
-    places: Where to run: name -> the start of the names of folders.
     base: The base model.
   """
 
   def __init__(self, scratch: pathlib.Path):
     """Makes the base model."""
     self.scratch, self._shared = scratch, scratch.parent / cases.SHARED
-    self.places = {
-      "disk": f"{scratch}/killed/",
-      "bucket": "gs://bucket/killed/",
-    }
     self.base = str(self._shared / f"checkpoint_{tiny.BASE_STEP}")
     if not pathlib.Path(self.base).exists():
       tiny.save_base(self._shared)
@@ -350,10 +348,9 @@ class Bench:
     return first, {"different": int(is_different)}
 
   def killed(
-    self, place: str, name: str, make: Callable[..., Command], at: At
+    self, folder: str, name: str, make: Callable[..., Command], at: At
   ) -> dict[str, int]:
-    """Counts a kill, as `disturbed` does, in a new folder of a place."""
-    folder = self.places[place] + uuid.uuid4().hex
+    """Counts a kill, as `disturbed` does."""
     endings, counts = self.disturbed(folder, name, make, [at])
     is_killed = endings[at.process].status == -signal.SIGKILL
     return counts | {"kills": int(is_killed), "not_killed": int(not is_killed)}

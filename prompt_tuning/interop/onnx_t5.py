@@ -14,7 +14,6 @@ import onnx
 from onnx import numpy_helper
 
 from prompt_tuning.interop import t5_names
-from prompt_tuning.interop.parameter_names import hugging_face_name
 from prompt_tuning.models.t5.config import T5Config
 from t5x.files import parsing
 
@@ -43,7 +42,7 @@ def read_onnx_t5(
   """
   expected = t5_names.shapes(config)
   names = {
-    hugging_face_name(name, config).removesuffix(".weight"): name
+    t5_names.hugging_face_name(name).removesuffix(".weight"): name
     for name in expected
   }
   params: dict[str, np.ndarray] = {}

@@ -30,7 +30,6 @@ from etils import epath
 import filelock
 
 import prompt_tuning as pt
-from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.training import cluster_options
 from prompt_tuning.tuning_jobs import jobs, on_cluster, owners
 from prompt_tuning.tuning_jobs.job_store import JobStore
@@ -58,7 +57,7 @@ _STOP_SECONDS = 60.0
 
 def work(
   store: JobStore,
-  tune: Callable[..., TunedPrompt],
+  model: pt.Model | on_cluster.Tuner,
   prompts: pathlib.Path | epath.Path,
   should_stop: Callable[[], bool],
 ) -> None:
@@ -66,7 +65,7 @@ def work(
 
   Args:
     store: The jobs.
-    tune: `Model.tune` of the base model, or of a cluster that has it.
+    model: The base model, or a cluster that has it.
     prompts: The folder for the prompts.
     should_stop: Whether to leave the rest to another worker.
 
@@ -84,7 +83,7 @@ def work(
     stats_period, eval_period = _periods(job.settings.steps)
     try:
       with contextlib.suppress(events.CancelledError):
-        prompt = tune(
+        prompt = model.tune(
           examples(job.training_file),
           examples(job.validation_file) if job.validation_file else None,
           **settings,
@@ -193,10 +192,10 @@ def main(flags: types.SimpleNamespace) -> None:
     if flags.submit:
       options = cluster_options.read(flags.submit, flags.option)
       load = functools.partial(_load, flags)
-      tune = functools.partial(on_cluster.tune, load, flags.submit, options)
+      model = on_cluster.Tuner(load, flags.submit, options)
     else:
-      tune = _load(flags).tune
-    work(store, tune, epath.Path(flags.prompts), should_stop)
+      model = _load(flags)
+    work(store, model, epath.Path(flags.prompts), should_stop)
 
 
 class Supervisor(threading.Thread):
