@@ -11,9 +11,8 @@ import argparse
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning.interop import hub, prompt_conversion
+  from prompt_tuning.inference.requests import TunedPrompt
+  from prompt_tuning.interop import prompt_conversion
 
-  prompt, metadata = prompt_conversion.read_prompt(args.prompt)
-  print(
-    hub.push(args.repository, prompt, metadata, args.base_model, args.private)
-  )
+  prompt = TunedPrompt(*prompt_conversion.read_prompt(args.prompt))
+  print(prompt.push_to_hub(args.repository, args.base_model, args.private))

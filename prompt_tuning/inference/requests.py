@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class TunedPrompt:
     """Uploads the prompt as a PEFT adapter with a model card.
 
     Args:
-      repository: OWNER/NAME on the Hugging Face hub.
+      repository: OWNER/NAME on the Hugging Face hub; made if it is missing.
       base_model: The model's name there; by default that of the metadata.
       is_private: Whether a new repository is private.
 
@@ -80,11 +81,26 @@ class TunedPrompt:
       The repository's address.
 
     Raises:
-      ValueError: if a name is missing, or the hub refuses.
+      ValueError: if a name is missing, the hub refuses, or there is no way to
+        it.
     """
-    return hub.push(
-      repository, self.array, self.metadata, base_model, is_private
-    )
+    base_model = base_model or (self.metadata and self.metadata.base_model)
+    hub.check_names(repository, base_model)
+    with (
+      hub.opened(f"{repository} cannot be written to") as api,
+      tempfile.TemporaryDirectory(prefix="prompt_") as scratch,
+    ):
+      folder = f"{scratch}/adapter"
+      peft_adapters.save_adapter(
+        folder, self.array, self.metadata, base_model, repository
+      )
+      made = api.create_repo(repository, private=is_private, exist_ok=True)
+      api.upload_folder(
+        repo_id=repository,
+        folder_path=folder,
+        commit_message="Add a prompt of prompt-tuning",
+      )
+    return str(made)
 
   @property
   def length(self) -> int:

@@ -10,13 +10,7 @@ import functools
 import os
 import pathlib
 import re
-import tempfile
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-  import numpy as np
-
-  from prompt_tuning.prompt_files import PromptMetadata
+from typing import Any
 
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
@@ -94,30 +88,8 @@ def data_files(name: str) -> dict[str, str]:
   return {split: str(files[0]) for split, files in splits.items()}
 
 
-def push(
-  repository: str,
-  prompt: "np.ndarray",
-  metadata: "PromptMetadata | None",
-  base_model: str | None = None,
-  is_private: bool = False,
-) -> str:
-  """Uploads a prompt as a PEFT adapter with a model card.
-
-  Args:
-    repository: OWNER/NAME on the hub; it is made if it is missing.
-    prompt: [P, H] The prompt.
-    metadata: Its metadata, if known.
-    base_model: The name of its model on the hub; by default that of the
-      metadata.
-    is_private: Whether a new repository is private.
-
-  Returns:
-    The repository's address.
-
-  Raises:
-    ValueError: if a name is missing, the hub refuses, or there is no way to it.
-  """
-  base_model = base_model or (metadata and metadata.base_model)
+def check_names(repository: str, base_model: str | None) -> None:
+  """Raises ValueError unless a prompt and its model have names on the hub."""
   if not all(_NAME.fullmatch(x or "") for x in (repository, base_model)):
     raise ValueError(
       "Expected names OWNER/NAME on the hub for the prompt and its model, got "
@@ -125,32 +97,19 @@ def push(
       "PROMPT OWNER/NAME --base_model=google/flan-t5-base"
     )
 
-  # It imports JAX, and a look at a path does not need it.
-  from prompt_tuning.interop import peft_adapters
-
-  with (
-    _hub(f"{repository} cannot be written to") as api,
-    tempfile.TemporaryDirectory(prefix="prompt_") as scratch,
-  ):
-    folder = pathlib.Path(scratch, "adapter")
-    peft_adapters.save_adapter(folder, prompt, metadata, base_model, repository)
-    made = api.create_repo(repository, private=is_private, exist_ok=True)
-    message = "Add a prompt of prompt-tuning"
-    api.upload_folder(
-      repo_id=repository, folder_path=folder, commit_message=message
-    )
-  return str(made)
-
 
 def _fetch(name: str, **arguments: Any) -> str:
   where = f"There is no {name} in {os.getcwd()}, and it cannot be fetched from"
-  with _hub(where) as api:
+  with opened(where) as api:
     return api.snapshot_download(**arguments)
 
 
 @contextlib.contextmanager
-def _hub(problem: str) -> Iterator[Any]:
-  """Yields the hub's interface.
+def opened(problem: str) -> Iterator[Any]:
+  """Yields the hub's interface, a `huggingface_hub.HfApi`.
+
+  Args:
+    problem: The start of a message of its errors.
 
   Raises:
     ValueError: if the library is missing, or for its errors, of many kinds.
