@@ -34,11 +34,6 @@ def test_shapes_are_few_and_have_about_as_many_tokens(
     assert most <= max(max(rows / 4, multiple) * (longest + fixed), 512)
 
 
-def test_there_must_be_a_shape():
-  with pytest.raises(ValueError, match="at least 1 shape, got 0"):
-    lengths.shapes(8, 16, 0)
-
-
 def test_a_plan_has_every_example_once_and_is_the_cheapest(monkeypatch):
   """Against all ways to cut six examples."""
   monkeypatch.setattr(lengths, "_OVERHEAD", 5)

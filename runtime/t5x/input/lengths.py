@@ -103,18 +103,13 @@ def shapes(
   Args:
     rows: Examples of a batch.
     longest: Tokens of the longest inputs.
-    count: The largest number of shapes.
+    count: The largest number of shapes, at least 1.
     fixed: Tokens that the encoder adds to each row, such as a prompt.
     multiple: A divisor of the rows of every microbatch.
 
   Returns:
     At most `count` shapes, from short to long.
-
-  Raises:
-    ValueError: if `count` is less than 1.
   """
-  if count < 1:
-    raise ValueError(f"Expected at least 1 shape, got {count}.")
   step = _RANGE ** (1 / max(count - 1, 1))
   lengths = {_rounded(longest * step**i, longest) for i in range(count)}
   sizes = [x for x in range(multiple, rows + 1, multiple) if rows % x == 0]
