@@ -9,6 +9,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sentencepiece
 import seqio
 import tensorflow as tf
 
@@ -29,7 +30,7 @@ from t5x import (
   trainer,
   utils,
 )
-from t5x.runs import initialization, plan, training
+from t5x.runs import evaluation, initialization, plan, training
 
 TASK = "tiny_has_x"
 OTHER_TASK = "tiny_other"
@@ -329,3 +330,38 @@ def make_plan(model_dir, base, model=None, **overrides) -> plan.Plan:
 def train(model_dir, base, model=None, **overrides) -> plan.Outcome:
   """Runs `t5x.train` on `train_arguments`."""
   return training.train(**train_arguments(model_dir, base, model, **overrides))
+
+
+def evaluate(folder, base, model=None, restored=None, **overrides):
+  """Evaluates the validation split in a folder; returns the metrics.
+
+  Args:
+    folder: The folder of the evaluation.
+    base: The folder of the checkpoint.
+    model: The model.
+    restored: Overrides of `restore_config`.
+    **overrides: Other arguments.
+  """
+  return evaluation.evaluate(
+    model=model or make_model(),
+    dataset_cfg=dataset_config(
+      split="validation", shuffle=False, task_feature_lengths=None
+    ),
+    restore_checkpoint_cfg=restore_config(base, **(restored or {})),
+    partitioner=make_partitioner(),
+    output_dir=str(folder),
+    fallback_init_rng=0,
+    **overrides,
+  )
+
+
+def train_sentencepiece(folder) -> str:
+  """Trains a model of 19 pieces with T5's ids; returns its file."""
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
+    model_prefix=str(folder / "model"),
+    vocab_size=19,
+    minloglevel=2,
+    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+  )
+  return str(folder / "model.model")

@@ -1,9 +1,9 @@
 import pathlib
 
 import pytest
-import sentencepiece
 import seqio
 import tensorflow as tf
+import tiny
 
 from prompt_tuning.data import vocabulary
 
@@ -11,18 +11,7 @@ from prompt_tuning.data import vocabulary
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
   """A SentencePiece model with T5's special ids."""
-  folder = tmp_path_factory.mktemp("vocabulary")
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
-    model_prefix=str(folder / "model"),
-    vocab_size=19,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
-  return str(folder / "model.model")
+  return tiny.train_sentencepiece(tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture

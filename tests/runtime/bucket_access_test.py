@@ -3,7 +3,6 @@
 import time
 
 import pytest
-import sentencepiece
 import seqio
 import started
 import tiny
@@ -72,17 +71,11 @@ def test_upload_that_is_refused_names_its_object(line):
 def test_vocabulary_in_a_bucket_is_read(line, tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
-    model_prefix=str(tmp_path / "model"),
-    vocab_size=19,
-    minloglevel=2,
-    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-  )
+  model = tiny.train_sentencepiece(tmp_path)
   path = f"{ROOT}/vocabularies/model"
   storage.absolute(path).write_bytes((tmp_path / "model.model").read_bytes())
   there = vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
-  here = seqio.SentencePieceVocabulary(str(tmp_path / "model.model"), 5)
+  here = seqio.SentencePieceVocabulary(model, 5)
   assert vocabulary.sha256(there) == vocabulary.sha256(here)
   assert there.encode("the boat") == here.encode("the boat")
 

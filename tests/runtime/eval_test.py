@@ -27,21 +27,12 @@ def _model(prompt_file, checkpoint):
   )
 
 
-def _evaluate(base, folder, model=None, restored=None, **overrides):
-  return evaluation.evaluate(
-    model=model or tiny.make_model(),
-    dataset_cfg=tiny.dataset_config(
-      split="validation", shuffle=False, task_feature_lengths=None
-    ),
-    restore_checkpoint_cfg=tiny.restore_config(base, **(restored or {})),
-    partitioner=tiny.make_partitioner(),
-    output_dir=str(folder),
-    inference_evaluator_cls=functools.partial(
-      seqio.Evaluator, logger_cls=[seqio.JSONLogger]
-    ),
-    fallback_init_rng=0,
-    **overrides,
-  )
+_evaluate = functools.partial(
+  tiny.evaluate,
+  inference_evaluator_cls=functools.partial(
+    seqio.Evaluator, logger_cls=[seqio.JSONLogger]
+  ),
+)
 
 
 def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
@@ -49,7 +40,7 @@ def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
   trained = tiny.record(run)["best"]
   model = _model(run / "prompt.safetensors", base)
   for _ in range(2):
-    metrics = _evaluate(base, tmp_path, model)
+    metrics = _evaluate(tmp_path, base, model)
     assert metrics == trained["metrics"]
     record = tiny.record(tmp_path)
     assert record["kind"] == "eval"
@@ -63,12 +54,12 @@ def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(run, tmp_path):
   """No folder has two evaluations."""
   last = tiny.record(run)["evals"][-1]
   folder, whole = tmp_path / "eval", {"assignment_map": None}
-  assert _evaluate(run, folder, restored=whole) == last["metrics"]
+  assert _evaluate(folder, run, restored=whole) == last["metrics"]
   with (
     run_lock.RunLock(str(folder), "EVAL_OUTPUT_DIR"),
     pytest.raises(ValueError, match=r"EVAL_OUTPUT_DIR=.* is in use by an"),
   ):
-    _evaluate(run, folder, restored=whole)
+    _evaluate(folder, run, restored=whole)
 
 
 def test_signal_ends_it_after_a_batch(base, tmp_path):
@@ -81,7 +72,7 @@ def test_signal_ends_it_after_a_batch(base, tmp_path):
         signal.raise_signal(signal.SIGTERM)
       times.append(event)
 
-    return _evaluate(base, tmp_path, on_event=signalled, **given)
+    return _evaluate(tmp_path, base, on_event=signalled, **given)
 
   with pytest.raises(SystemExit) as stop:
     command_line.run(evaluate, "eval", "example", eval_program.show)
@@ -96,7 +87,7 @@ def test_evaluation_whose_folder_another_took_writes_no_more(base, tmp_path):
       (tmp_path / name).write_text("theirs")
 
   with pytest.raises(run_lock.LockLostError, match="taken by another run"):
-    _evaluate(base, tmp_path, on_event=taken)
+    _evaluate(tmp_path, base, on_event=taken)
   assert (tmp_path / "record.json").read_text() == "theirs"
   assert not list(tmp_path.glob("*.jsonl"))
 

@@ -16,7 +16,6 @@ from google_t5x import stand_in
 import jax
 import numpy as np
 import pytest
-import sentencepiece
 import tiny
 
 from prompt_tuning import prompt_files
@@ -49,12 +48,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   stand_in.write_package(tmp_path)
   (tmp_path / "checkpoint_1100000").mkdir()
   (tmp_path / "checkpoint_1100000" / "checkpoint").touch()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
-    model_prefix=str(tmp_path / "vocabulary"),
-    vocab_size=19,
-    minloglevel=2,
-  )
+  vocabulary = tiny.train_sentencepiece(tmp_path)
   process = subprocess.run(
     [
       sys.executable,
@@ -62,7 +56,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
       tmp_path,
       json.dumps(
         [
-          f"VOCABULARY_FILE = '{tmp_path / 'vocabulary.model'}'",
+          f"VOCABULARY_FILE = '{vocabulary}'",
           f"MODEL_DIR = '{tmp_path}'",
           "EVAL_OUTPUT_DIR = 'eval'",
           "INFER_OUTPUT_DIR = 'infer'",

@@ -13,7 +13,6 @@ from prompt_tuning.injections import Injections
 from prompt_tuning.methods import voting
 from prompt_tuning.models.t5 import network
 from prompt_tuning.training import ensemble
-from t5x import eval as eval_lib
 
 K = 3
 SHAPE = (K, tiny.PROMPT_LENGTH, tiny.WIDTH)
@@ -90,16 +89,7 @@ def test_answer_is_the_majority_of_what_each_prompt_answers(model):
 
 @pytest.mark.slow
 def test_it_is_evaluated_like_a_model(model, base, tmp_path):
-  metrics = eval_lib.evaluate(
-    model=model,
-    dataset_cfg=tiny.dataset_config(
-      split="validation", shuffle=False, task_feature_lengths=None
-    ),
-    restore_checkpoint_cfg=tiny.restore_config(base),
-    partitioner=tiny.make_partitioner(),
-    output_dir=str(tmp_path),
-    fallback_init_rng=0,
-  )
+  metrics = tiny.evaluate(tmp_path, base, model)
   assert list(metrics) == [tiny.TASK]
 
 
