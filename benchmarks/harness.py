@@ -72,6 +72,14 @@ def page(
   return "\n".join(lines).rstrip() + "\n"
 
 
+def gin_flags(names: Iterable[str], macros: Mapping[str, Any]) -> list[str]:
+  """Returns flags of `t5x` for gin files, below `gin/`, and macros."""
+  return [
+    *(f"--gin_file=gin/{name}.gin" for name in names),
+    *(f"--gin.{name}={value!r}" for name, value in macros.items()),
+  ]
+
+
 def train(
   folder: pathlib.Path,
   gin_files: Iterable[str],
@@ -79,15 +87,14 @@ def train(
   flags: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
   """Runs `python -m t5x.train`; returns the lines of its metrics."""
-
   macros = {"MODEL_DIR": str(folder), **bindings}
-  words = [
-    "t5x.train",
-    *(f"--gin_file=gin/{name}.gin" for name in gin_files),
-    *(f"--gin.{name}={value!r}" for name, value in macros.items()),
-  ]
-  command = [sys.executable, "-m", *words, *flags]
-  subprocess.run(command, stdout=sys.stderr, check=True)
+  words = ["-m", "t5x.train", *gin_flags(gin_files, macros), *flags]
+  subprocess.run([sys.executable, *words], stdout=sys.stderr, check=True)
+  return metrics(folder)
+
+
+def metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the lines of the metrics of a run."""
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   return list(map(json.loads, lines))
 

@@ -12,7 +12,6 @@ stays in the folder, for other runs; delete it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-import itertools
 import json
 import os
 import pathlib
@@ -124,7 +123,7 @@ class Model:
     self.folder, self.files, self.devices = folder, files, devices
     folder.mkdir(parents=True, exist_ok=True)
     self._bindings = {
-      **{name: repr(file) for name, file in write_rows(folder).items()},
+      **write_rows(folder),
       "BATCH_SIZE": _BATCH,
       "NUM_PARTITIONS": devices,
       "TASK_FEATURE_LENGTHS": _LENGTHS,
@@ -137,7 +136,7 @@ class Model:
     self.base = folder / "checkpoint_0"
     if not self.base.exists():
       write_weights(folder, shapes)
-    self._bindings["INITIAL_CHECKPOINT_PATH"] = repr(str(self.base))
+    self._bindings["INITIAL_CHECKPOINT_PATH"] = str(self.base)
 
   def _shapes(self) -> dict[str, Any]:
     """Returns the shapes and dtypes of the parameters in the checkpoint."""
@@ -145,25 +144,20 @@ class Model:
 
     from t5x.planning import programs as planning
 
-    files = self._paths(self.files, _TRAINS)
-    bindings = [f"{name} = {x}" for name, x in self._bindings.items()]
+    files = [f"gin/{name}.gin" for name in (*self.files, *_TRAINS)]
+    files.append(f"{self.folder}/bytes.gin")
+    bindings = [f"{name} = {x!r}" for name, x in self._bindings.items()]
     with planning.read_command(files, bindings, jax.devices()) as command:
       apart = stacking.shapes_apart(command.initializer.param_shapes)
     return {k: x for k, x in apart.items() if not k.endswith("/prompt")}
-
-  def _paths(self, *names: Iterable[str]) -> list[str]:
-    files = [f"gin/{x}.gin" for x in itertools.chain(*names)]
-    return [*files, str(self.folder / "bytes.gin")]
 
   def words(
     self, program: str, files: Iterable[str], macros: Mapping[str, Any]
   ) -> list[str]:
     """Returns the words of a command, after `python -m`."""
-    return [
-      program,
-      *(f"--gin_file={path}" for path in self._paths(self.files, files)),
-      *(f"--gin.{k}={x}" for k, x in (self._bindings | macros).items()),
-    ]
+    names, macros = [*self.files, *files], self._bindings | macros
+    flags = harness.gin_flags(names, macros)
+    return [program, *flags, f"--gin_file={self.folder}/bytes.gin"]
 
   def plan(self) -> dict[str, int]:
     """Returns the planned bytes of the weights and of each program."""
@@ -204,7 +198,7 @@ class Model:
     """Trains, evaluated and saved after half of the steps and all."""
     folder = self.folder / name
     macros = {
-      "MODEL_DIR": repr(str(folder)),
+      "MODEL_DIR": str(folder),
       "TRAIN_STEPS_RELATIVE": steps,
       "EVAL_PERIOD": -(-steps // 2),
       "EVAL_STEPS": 1,
@@ -217,8 +211,8 @@ class Model:
     """Answers the rows of the test file with the prompt of a run."""
     folder = self.folder / "answers"
     macros = {
-      "CHECKPOINT_PATH": repr(str(self.folder / name)),
-      "INFER_OUTPUT_DIR": repr(str(folder)),
+      "CHECKPOINT_PATH": str(self.folder / name),
+      "INFER_OUTPUT_DIR": str(folder),
     }
     done = self.run(self.words("t5x.infer", _INFERS, macros))
     (file,) = folder.glob("*.jsonl-*")
@@ -243,8 +237,7 @@ def measure(model: Model, steps: int, kill_at: int) -> dict[str, Any]:
     "planned": model.plan(),
     "train": model.train("whole", steps),
   }
-  lines = (model.folder / "whole/metrics.jsonl").read_text().splitlines()
-  metrics = list(map(json.loads, lines))
+  metrics = harness.metrics(model.folder / "whole")
   record["train"] |= {
     "losses": [x["train/loss"] for x in metrics if "train/loss" in x],
     "step_seconds": [round(x[_SECONDS], 2) for x in metrics if _SECONDS in x],

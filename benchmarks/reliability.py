@@ -23,74 +23,20 @@ import shutil
 import signal
 import sys
 import time
-from typing import Any, NamedTuple
+import tomllib
+from typing import Any
 
 import harness
 from prompt_tuning.experiments.text_tables import Table
 from reliability_parts.cases import SHARED, Counts
 
-
-class Part(NamedTuple):
-  """A part: a module of `reliability_parts` with the function `run`.
-
-  Attributes:
-    title: A heading of the page.
-    bar: The result that was asked for.
-    bad: The counts that must be zero, beside `broken`.
-  """
-
-  title: str
-  bar: str
-  bad: tuple[str, ...]
-
-
-PARTS = {
-  "kills": Part(
-    "Training that is killed", "100 kills, all identical", ("different",)
-  ),
-  "infer_eval_kills": Part(
-    "infer and eval that are killed",
-    "20 kills, all identical",
-    ("different",),
-  ),
-  "damages": Part(
-    "Damaged files",
-    "no result changes unseen, and every message names the file",
-    ("changed_unseen", "unnamed"),
-  ),
-  "disks": Part(
-    "Disks and buckets that fail",
-    "at 20 moments; then the same command ends identical",
-    ("different", "unclear"),
-  ),
-  "hosts": Part(
-    "Hosts that are lost",
-    "10; the others end within 30 s with a line that names the host, the "
-    "record says failed, and a restart ends identical",
-    ("different", "unclear", "slow"),
-  ),
-  "fuzz": Part(
-    "Mutated inputs of every reader",
-    "10,000 mutations of each of 35 readers; all refusals are clean and name "
-    "the file",
-    ("unclean", "unnamed"),
-  ),
-  "mistakes": Part(
-    "Mistakes in commands, bindings, files and calls",
-    "150 good messages; for those of configuration, a median below 2 s",
-    ("bad",),
-  ),
-  "server": Part(
-    "A server that is killed under load",
-    "60 kills; nothing accepted is lost, no answer is wrong",
-    ("lost", "wrong"),
-  ),
-  "attacks": Part(
-    "Attacks on the server by two tenants",
-    "200 attacks, none of which gets in",
-    ("got_in",),
-  ),
-}
+# Part, a module of `reliability_parts` with the function `run` -> its words.
+PARTS: dict[str, dict[str, Any]] = tomllib.loads(
+  pathlib.Path(__file__)
+  .with_name("reliability_parts")
+  .joinpath("parts.toml")
+  .read_text()
+)
 
 
 def run(name: str, place: pathlib.Path, is_full: bool) -> dict[str, Any]:
@@ -110,7 +56,7 @@ def run(name: str, place: pathlib.Path, is_full: bool) -> dict[str, Any]:
 
 def bad(name: str, counts: Counts) -> dict[str, int | float]:
   """Returns the counts that must be zero and are not."""
-  names = (*PARTS[name].bad, "broken")
+  names = (*PARTS[name]["bad"], "broken")
   return {x: counts[x] for x in names if counts.get(x)}
 
 
@@ -119,7 +65,7 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
   found = {record["part"]: record for record in records}
   about, lines = "Things were broken on purpose, and this was counted.", []
   for name, part in PARTS.items():
-    lines += [f"## {part.title}", "", f"Asked: {part.bar}.", ""]
+    lines += [f"## {part['title']}", "", f"Asked: {part['bar']}.", ""]
     if name not in found:
       lines += [f"`python benchmarks/reliability.py {name}` was not run.", ""]
       continue
@@ -165,18 +111,16 @@ def _run_all(
 
 
 def main() -> None:
-  here = pathlib.Path(__file__).parent / "reliability_parts"
-  available = [x for x in PARTS if (here / f"{x}.py").exists()]
   parser = harness.parser(__doc__)
   add = parser.add_argument
-  choice = f"write, or some of: {', '.join(available)}"
+  choice = f"write, or some of: {', '.join(PARTS)}"
   add("parts", nargs="*", metavar="PART", help=choice)
   add("--short", action="store_true", help="everything small; keeps no record")
   folder = harness.ROOT / "runs" / "reliability"
   about = "the folder of unfinished parts"
   add("--output", type=pathlib.Path, default=folder, help=about)
   args = parser.parse_args()
-  if unknown := set(args.parts) - {*available, "write"}:
+  if unknown := set(args.parts) - {*PARTS, "write"}:
     parser.error(f"Expected {choice}; got {', '.join(sorted(unknown))}.")
   # The finished cases are not lost when a batch system ends the command.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -185,7 +129,7 @@ def main() -> None:
     return
   place = args.output / ("short" if args.short else "full")
   try:
-    problems = _run_all(args.parts or available, place, args.short)
+    problems = _run_all(args.parts or PARTS, place, args.short)
   finally:
     shutil.rmtree(place / SHARED, ignore_errors=True)
   if problems:

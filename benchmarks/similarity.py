@@ -71,23 +71,20 @@ def page(frame: pd.DataFrame) -> str:
   rows += [("Share above 0", *(100 * (means > 0).mean()))]
   correlations = [(x, *ranks.loc[x, list(_STEPS)]) for x in _MEASURES]
   header = ("", *(f"{x} steps" for x in _STEPS))
-  return "\n".join(
-    [
-      "<!-- Written by `python benchmarks/similarity.py`. -->",
-      "# Do similar prompts make better starts?",
-      "",
-      f"{len(frame)} runs of [spot](tables/spot.md) that started from another",
-      "task's prompt, against the run of that task and seed that started from",
-      "words. Similarities are of the start and that run's last prompt.",
-      "",
-      Table(header, _texts(rows, "{:+.1f}")).markdown(),
-      "Spearman's rank correlation of similarity with gain:",
-      "",
-      Table(header, _texts(correlations, "{:+.2f}")).markdown(),
-      "![Gain against similarity](spot.png)",
-      "",
-    ]
-  )
+  about = [
+    f"{len(frame)} runs of [spot](tables/spot.md) that started from another",
+    "task's prompt, against the run of that task and seed that started from",
+    "words. Similarities are of the start and that run's last prompt.",
+  ]
+  lines = [
+    Table(header, _texts(rows, "{:+.1f}")).markdown(),
+    "Spearman's rank correlation of similarity with gain:",
+    "",
+    Table(header, _texts(correlations, "{:+.2f}")).markdown(),
+    "![Gain against similarity](spot.png)",
+  ]
+  title = "Do similar prompts make better starts?"
+  return harness.page("similarity.py", title, about, lines)
 
 
 def _texts(rows, form: str) -> list[tuple[str, ...]]:

@@ -36,7 +36,7 @@ _CHECKPOINT = str(harness.ROOT / "checkpoints" / "ladder_xs" / "lm_100")
 _ROOM = 3
 _FLAGS = "--name=base --lengths=32 --labels=16 --max_tokens=16 --rows=1 "
 _FLAGS += f"--hosts=localhost --quota_files={_ROOM} --body_bytes=65536 "
-_FLAGS += f"--upload_bytes=1000000 --checkpoint={_CHECKPOINT}"
+_FLAGS += "--upload_bytes=1000000"
 _TEXT = "told only to Ann"
 _LINE = json.dumps({"prompt": _TEXT, "completion": "True"}).encode()
 _JOBS = "/v1/fine_tuning/jobs"
@@ -49,8 +49,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
   """Attacks a server; the short version leaves out most of the attacks."""
   keys, log, prompts = (scratch / x for x in ("keys", "access.log", "prompts"))
   keys.write_text(f"{_ANN} ann\n{_BOB} bob\n")
-  flags = f"--keys={keys} --access_log={log} --prompts={prompts} {_FLAGS}"
-  flags += f" --jobs={scratch / 'jobs'}"
+  flags = f"--keys={keys} --access_log={log} {_FLAGS}"
   server = Server(_CHECKPOINT, scratch, *flags.split())
   server.start()
   try:

@@ -5,15 +5,14 @@ scratch folder has the counts of each reader, which is then not done again.
 """
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import sys
 import tempfile
 
+from fuzz import checking
 import tqdm
 
-_TESTS = pathlib.Path(__file__).parents[2] / "tests"
 # Mutations of each reader, in a full run and in a short one.
 _EXAMPLES, _FEW = 10_000, 20
 
@@ -29,8 +28,6 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
     The number of readers, and the sums, or for seconds and megabytes the
     maxima, of `fuzz.checking.Counts`.
   """
-  sys.path.insert(0, str(_TESTS))
-  checking = importlib.import_module("fuzz.checking")
   examples = checking.EXAMPLES or (_EXAMPLES if full else _FEW)
   path = scratch / "fuzz.json"
   done = json.loads(path.read_text()) if path.exists() else {}

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import functools
 import itertools
 import pathlib
-import uuid
 
 import bucket
 
@@ -31,12 +30,11 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
   train = functools.partial(programs.training, base=bench.base)
   prompt = bench.undisturbed("normal", train) / "prompt.safetensors"
   with bucket.in_place_of_googles():
-    places = {"disk": f"{scratch}/killed", "bucket": "gs://bucket/killed"}
     found = {
       f"{program}, {at}, {number}, {place}": functools.partial(
-        _case, bench, prompt, places[place], program, at, number
+        _case, bench, prompt, place, program, at, number
       )
-      for place, program in itertools.product(places, _CALLS)
+      for place, program in itertools.product(bench.places, _CALLS)
       for at, number in _CALLS[program]
     }
     return cases.count(scratch, found if full else dict([found.popitem()]))
@@ -75,4 +73,4 @@ def _case(
     _make, base=bench.base, prompt=prompt, program=program
   )
   kill = At(at, programs.kill, number)
-  return bench.killed(f"{place}/{uuid.uuid4().hex}", program, make, kill)
+  return bench.killed(place, program, make, kill)

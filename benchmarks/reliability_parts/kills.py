@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import functools
 import itertools
 import pathlib
-import uuid
 
 import bucket
 
@@ -21,13 +20,12 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
   """Counts kills, and the runs that were not the same afterwards."""
   bench = Bench(scratch)
   with bucket.in_place_of_googles():
-    places = {"disk": f"{scratch}/killed", "bucket": "gs://bucket/killed"}
     found = {
       f"{moment} {number}, {place}, {mode}": functools.partial(
-        _case, bench, places[place], mode, moment, number
+        _case, bench, place, mode, moment, number
       )
       for moment, place, mode, number in itertools.product(
-        programs.MOMENTS, places, _MODES, range(3)
+        programs.MOMENTS, bench.places, _MODES, range(3)
       )
     }
     short = ("step 1, disk, by length", "saving 1, bucket, normal")
@@ -47,4 +45,4 @@ def _case(
     process=number % 2 if mode == "two processes" else 0,
   )
   make = functools.partial(programs.training, base=bench.base, mode=mode)
-  return bench.killed(f"{place}/{uuid.uuid4().hex}", mode, make, at)
+  return bench.killed(place, mode, make, at)

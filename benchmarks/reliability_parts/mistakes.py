@@ -1,7 +1,6 @@
 """The catalogue of mistakes, each as a separate process."""
 
 import functools
-import importlib
 import json
 import pathlib
 import re
@@ -12,9 +11,10 @@ import tempfile
 import time
 from typing import Any
 
+from mistakes import catalogue
+
 from reliability_parts import cases
 
-_ROOT = pathlib.Path(__file__).parents[2]
 # The short version makes every so many mistakes.
 _STRIDE = 20
 
@@ -32,14 +32,12 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
   Returns:
     The counts, and the median seconds to the message of a t5x command.
   """
-  sys.path.insert(0, str(_ROOT / "tests"))
-  catalogue = importlib.import_module("mistakes.catalogue")
   chosen = catalogue.MISTAKES[:: 1 if full else _STRIDE]
   times = scratch / "seconds.jsonl"
   counts = cases.count(
     scratch,
     {
-      f"{number} {x.words}": functools.partial(_make, catalogue, x, times)
+      f"{number} {x.words}": functools.partial(_make, x, times)
       for number, x in enumerate(chosen)
     },
   )
@@ -47,7 +45,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
   return {**counts, "median_seconds": round(statistics.median(seconds), 2)}
 
 
-def _make(catalogue: Any, mistake: Any, times: pathlib.Path) -> cases.Counts:
+def _make(mistake: Any, times: pathlib.Path) -> cases.Counts:
   with tempfile.TemporaryDirectory() as folder:
     place = pathlib.Path(folder)
     catalogue.prepare(place, mistake)

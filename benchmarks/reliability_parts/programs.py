@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from typing import Any
+import uuid
 
 import started
 import tiny
@@ -210,11 +211,7 @@ def command(
     "NUM_PARTITIONS": 1,
     **macros,
   }
-  words = [
-    f"t5x.{program}",
-    *(f"--gin_file=gin/{name}.gin" for name in names),
-    *(f"--gin.{name}={value!r}" for name, value in bindings.items()),
-  ]
+  words = [f"t5x.{program}", *harness.gin_flags(names, bindings)]
   return Command(words, processes, user)
 
 
@@ -289,12 +286,17 @@ class Bench:
 
   Attributes:
     scratch: The folder of a part; the one above it has what all parts share.
+    places: Where to run: name -> the start of the names of folders.
     base: The base model.
   """
 
   def __init__(self, scratch: pathlib.Path):
     """Makes the base model."""
     self.scratch, self._shared = scratch, scratch.parent / cases.SHARED
+    self.places = {
+      "disk": f"{scratch}/killed/",
+      "bucket": "gs://bucket/killed/",
+    }
     self.base = str(self._shared / f"checkpoint_{tiny.BASE_STEP}")
     if not pathlib.Path(self.base).exists():
       tiny.save_base(self._shared)
@@ -348,9 +350,10 @@ class Bench:
     return first, {"different": int(is_different)}
 
   def killed(
-    self, folder: str, name: str, make: Callable[..., Command], at: At
+    self, place: str, name: str, make: Callable[..., Command], at: At
   ) -> dict[str, int]:
-    """Counts a kill, as `disturbed` does."""
+    """Counts a kill, as `disturbed` does, in a new folder of a place."""
+    folder = self.places[place] + uuid.uuid4().hex
     endings, counts = self.disturbed(folder, name, make, [at])
     is_killed = endings[at.process].status == -signal.SIGKILL
     return counts | {"kills": int(is_killed), "not_killed": int(not is_killed)}

@@ -49,10 +49,8 @@ def _round(kills: int) -> dict[str, int]:
   """Kills a server and its worker while requests, prompts and jobs come in."""
   texts = mixed.texts(pt.load(_CHECKPOINT), _TASK, 64)
   with tempfile.TemporaryDirectory() as name:
-    folders = [f"--{x}={name}/{x}" for x in ("prompts", "jobs")]
-    checkpoint = f"--checkpoint={_CHECKPOINT}"
     folder = pathlib.Path(name)
-    server = Server(_CHECKPOINT, folder, checkpoint, *folders, *_FLAGS)
+    server = Server(_CHECKPOINT, folder, *_FLAGS)
     try:
       server.start()
       content, *others = server.put_prompts()

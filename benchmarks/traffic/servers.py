@@ -25,6 +25,11 @@ from traffic import mixed
 
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
 _EVEN = [1 / len(LENGTHS)] * len(LENGTHS)
+# Short inputs and a short queue.
+_SHORT = (
+  *("--lengths=64,96,128,192", "--max_tokens=16"),
+  *("--labels=16", "--queue=64"),
+)
 _START_SECONDS = 600.0
 _ANSWER_SECONDS = 120.0
 
@@ -49,24 +54,23 @@ class Server:
     """Starts nothing yet.
 
     Args:
-      checkpoint: The frozen model.
+      checkpoint: The frozen model; "" if the flags choose one.
       folder: For prompts and jobs.
-      *flags: In place of the default flags: short inputs and a short queue.
+      *flags: In place of `_SHORT`; a later one of a name counts.
       is_first: Whether to start with an empty cache of compiled programs.
     """
     self._environment = dict(os.environ)
     if is_first:
       self._environment["XDG_CACHE_HOME"] = str(folder / "cache")
     self._checkpoint = checkpoint
-    self._flags = flags or (
-      f"--checkpoint={checkpoint}",
-      f"--prompts={folder / 'prompts'}",
-      f"--jobs={folder / 'jobs'}",
-      "--lengths=64,96,128,192",
-      "--max_tokens=16",
-      "--labels=16",
-      "--queue=64",
-    )
+    if checkpoint:
+      flags = (
+        f"--checkpoint={checkpoint}",
+        f"--prompts={folder / 'prompts'}",
+        f"--jobs={folder / 'jobs'}",
+        *(flags or _SHORT),
+      )
+    self._flags = flags
     with socket.socket() as probe:
       probe.bind(("127.0.0.1", 0))
       self.address: tuple[str, int] = probe.getsockname()

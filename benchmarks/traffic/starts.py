@@ -43,9 +43,8 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   context = multiprocessing.get_context("spawn")
   with futures.ProcessPoolExecutor(1, context) as process:
     memory = process.submit(_steps, checkpoint, place).result()
-  flags = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
   # It finds the programs that the other compiled.
-  server = Server(checkpoint, place, *flags, is_first=True)
+  server = Server(checkpoint, place, "--jobs=", is_first=True)
   try:
     found = {
       "start_seconds": server.start(),

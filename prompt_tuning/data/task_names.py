@@ -6,7 +6,10 @@ the names.
 
 from collections.abc import Collection, Mapping, Sequence
 import difflib
+import pathlib
+import tomllib
 
+_FILE = pathlib.Path(__file__).with_suffix(".toml")
 # The tasks whose mean is the SuperGLUE score.
 SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
 # The tasks whose mean is the GLUE score; MNLI's two are one.
@@ -14,15 +17,6 @@ GLUE = (
   *("cola", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte"),
   *("sst2", "stsb"),
 )
-_MORE_OF_GLUE = ("mnli", "wnli", "ax", "mrpc_from_qqp", "qqp_from_mrpc")
-_MRQA = (
-  *("bio_asq", "drop", "duo_rc", "race", "relation_extraction"),
-  "textbook_qa",
-)
-_LIKE_SQUAD = ("new_wiki", "reddit", "amazon_reviews", "xquad_en", "quoref")
-# Of the miniature world.
-_DOMAINS = ("home", "people", "values", "longer", "answers")
-_MORE = ("axb", "axg", "wsc_classification")
 # For a command without a task.
 NONE_GIVEN = (
   "Expected a seqio task or mixture, got none. Give its name: "
@@ -30,42 +24,9 @@ NONE_GIVEN = (
 )
 
 
-def _of(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
-  return tuple(f"{prefix}_{name}" for name in names)
-
-
 def by_heading() -> Mapping[str, Sequence[str]]:
   """Returns heading -> names of tasks, without their variants."""
-  return {
-    "Tasks, each as NAME_prefixed and NAME_sentinel too": (
-      *_of("super_glue", (*SUPER_GLUE, *_MORE)),
-      "dpr",
-      *_of("glue", (*GLUE, *_MORE_OF_GLUE)),
-      *_of("mini", SUPER_GLUE),
-      *_of("ladder", SUPER_GLUE),
-      *_of("ladder_boolq", _DOMAINS),
-      *_of("ladder_cb", _DOMAINS),
-    ),
-    "Mixtures of them, each as NAME_prefixed too": (
-      *("super_glue", "super_glue_smallest", "super_glue_and_dpr"),
-      *("glue", "glue_mnli_and_dev", "mrpc_from_qqp", "qqp_from_mrpc"),
-      *(
-        "mini_super_glue",
-        "ladder",
-        "ladder_boolq_domains",
-        "ladder_cb_domains",
-      ),
-    ),
-    "Questions about a text, each task as NAME_sentinel too": (
-      *("squad", "squad_to_mrqa", "new_wiki_to_domains"),
-      *_of("mrqa", _MRQA),
-      *_of("squad", _LIKE_SQUAD),
-    ),
-    "To pretrain with": (
-      *("ladder_lm", "ladder_lm_long", "ladder_span_corruption"),
-      *("ladder_probes", "ladder_probes_spans"),
-    ),
-  }
+  return tomllib.loads(_FILE.read_text())
 
 
 def all_names() -> set[str]:

@@ -12,6 +12,8 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
+import tomllib
 from typing import Any, NamedTuple
 
 from t5x.configuration import client, resolution
@@ -37,43 +39,7 @@ CODE_SETTINGS = {"train": {"code.data_order": repr("seqio's")}}
 # The trainer's own settings by kind; clients register theirs.
 _OWN = client.Client(
   gin_path="",
-  # They change no number: they are recorded, but identify no run.
-  unmeasured_settings=(
-    "*.logger_cls",
-    "*JSONLogger.*",
-    "*.concurrent_metrics",
-    "*.summarize_config_fn",
-    "*.inference_evaluator_cls",
-    "*RestoreCheckpointConfig.mode",
-    "*DatasetConfig.max_unknown",
-  ),
-  # A resumed run may change its length, its evaluations, and where and in which
-  # parts it is computed, although that draws other dropout masks.
-  resumable_settings=(
-    "train.total_steps",
-    "train.relative_steps",
-    "train.eval_period",
-    "train.eval_steps",
-    "train.stats_period",
-    "train.gc_period",
-    "train.run_eval_before_training",
-    "train.concurrent_metrics",
-    "train.summarize_config_fn",
-    "train.actions",
-    "*EarlyStoppingAction.*",
-    "*SaveCheckpointConfig.period",
-    "*SaveCheckpointConfig.keep",
-    "*JSONLogger.*",
-    "*TensorBoardLogger.*",
-    "*PjitPartitioner.*",
-    "*Trainer.num_microbatches",
-    "*_eval/*.batch_size",
-    "*DatasetConfig.max_unknown",
-  ),
-  base_model_paths=("*RestoreCheckpointConfig.path",),
-  folders=("train.model_dir", "evaluate.output_dir", "infer.output_dir"),
-  # The first evaluation may have failed because of them.
-  evaluation_settings=("infer_eval/*", "*SaveBestCheckpointer.metric_*"),
+  **tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text()),
 )
 
 
