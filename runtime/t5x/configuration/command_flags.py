@@ -6,12 +6,14 @@ Nothing here imports JAX or what gin files name, so that help is there at once.
 from collections.abc import Iterator, Mapping, Sequence
 import logging
 import os
+import pathlib
 import re
 import shutil
 import signal
 import sys
 import textwrap
 import threading
+import tomllib
 
 from absl import flags
 
@@ -19,41 +21,12 @@ from t5x.configuration import reading
 from t5x.configuration.client import clients
 from t5x.configuration.resolution import Bindings
 
-# Kind, name and help. None is given by default.
-_FLAGS = (
-  ("multi_string", "gin_file", "A gin file; later ones win."),
-  (
-    "multi_string",
-    "gin_bindings",
-    "A gin binding, 'A.B = V'. --gin.A.B=V says the same. Strings are quoted: "
-    "--gin.X=\"'text'\".",
-  ),
-  (
-    "list",
-    "gin_search_paths",
-    "Folders to look for gin files in, in order; by default the working "
-    "directory. The folders of the installed packages follow.",
-  ),
-  ("string", "tfds_data_dir", "The folder of TFDS data, for every task."),
-  ("list", "seqio_additional_cache_dirs", "Folders with cached seqio tasks."),
-  (
-    "bool",
-    "multiprocess_gpu",
-    "Start jax.distributed, with the flags below where processes do not find "
-    "each other. By default: on TPU VMs, under srun, and if a flag is given.",
-  ),
-  ("string", "coordinator_address", "host:port of process 0."),
-  ("integer", "process_count", "Number of processes."),
-  ("integer", "process_index", "Index of this process."),
-  ("integer", "initialization_timeout", "Seconds to wait for all processes."),
-  ("bool", "dry_run", "Parse the configuration, then stop."),
-  ("bool", "traceback", "Show where an error was raised as well."),
-)
+_FILE = pathlib.Path(__file__).with_suffix(".toml")
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags that the three entry points share, in `values`."""
-  for kind, name, about in _FLAGS:
+  for name, (kind, about) in tomllib.loads(_FILE.read_text()).items():
     define = getattr(flags, f"DEFINE_{kind}")
     default = [] if kind in ("list", "multi_string") else None
     define(name, default, about, flag_values=values)
