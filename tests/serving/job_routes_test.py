@@ -1,8 +1,10 @@
 """Files and jobs over HTTP, from an upload to an answer."""
 
 import json
+import pathlib
 import re
 import threading
+import tomllib
 import types
 from unittest import mock
 
@@ -15,6 +17,9 @@ from prompt_tuning.tuning_jobs import jobs, worker
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 LINES = b"\n".join([LINE] * 8)
 JOBS = "/v1/fine_tuning/jobs"
+WRONG = tomllib.loads(
+  pathlib.Path(__file__).with_name("refused_jobs.toml").read_text()
+)
 
 
 @pytest.fixture
@@ -87,30 +92,11 @@ def test_damaged_file_is_not_used(store, ask):
 def test_wrong_jobs_are_refused(service, store, ask):
   file = store.add_file("data.jsonl", LINES).id
   good = {"model": served.BASE, "training_file": file}
-  rate = r"a learning rate in \(0, 100\]"
   cases = [
-    ({"model": "other"}, 404, "model", "tuned for 'tiny'"),
-    ({"training_file": "../x"}, 404, None, "no file"),
-    ({"validation_file": "x"}, 404, None, "no file"),
-    ({"suffix": "../x"}, 400, "suffix", "suffix"),
-    ({"seed": -1}, 400, "seed", "seed"),
-    ({"integrations": [{}]}, 400, "integrations", "integrations"),
-    ({"metadata": {"a": 1}}, 400, "metadata", "metadata"),
-    ({"method": {"type": "dpo"}}, 400, "method.type", "supervised"),
+    *WRONG["rows"],
     *(
-      ({"hyperparameters": {x: y}}, 400, f"hyperparameters.{x}", message)
-      for x, y, message in (
-        ("length", -1, "length"),
-        ("length", 7, "at most 6"),
-        ("batch_size", 9, "from 1 to 8"),
-        ("batch_size", 1025, "than or equal to 1024"),
-        ("learning_rate", 0, "learning_rate"),
-        ("init", "best", "init"),
-        ("labels", [1], "labels"),
-        ("n_epochs", 0, "n_epochs"),
-        ("n_epochs", 10**400, "at most"),
-        *(("learning_rate_multiplier", x, rate) for x in (-1, 0, 1e6)),
-      )
+      [{"hyperparameters": {x: y}}, 400, f"hyperparameters.{x}", message]
+      for x, y, message in WRONG["hyperparameters"]
     ),
   ]
   posts = [("POST", JOBS, {"json": good | changes}) for changes, *_ in cases]
@@ -119,7 +105,7 @@ def test_wrong_jobs_are_refused(service, store, ask):
     responses, cases, strict=True
   ):
     served.check_error(response, status, message)
-    assert response.json()["error"]["param"] == param
+    assert (response.json()["error"]["param"] or "") == param
   assert not store.jobs()
   for path in ("/v1/files/x", f"{JOBS}/x"):
     assert ask(path).status_code == 404
