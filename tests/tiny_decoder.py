@@ -9,6 +9,7 @@ import numpy as np
 from prompt_tuning.interop import (
   decoder_names,
   hugging_face,
+  parameter_names,
   safetensors_files,
   t5_names,
 )
@@ -74,10 +75,8 @@ def save(folder: pathlib.Path, name: str = "tiny_decoder") -> str:
     is_scale = name.endswith("/scale")
     shape = shape[::-1] if t5_names.is_transposed(name) else shape
     values = is_scale + rng.normal(size=shape) * (0.1 if is_scale else 0.3)
-    names = hugging_face.NAMES[type(sizes)]
-    tensors[names.hugging_face_name(name, sizes)] = stored_arrays.in_memory(
-      values.astype(np.float32)
-    )
+    theirs = parameter_names.hugging_face_name(name, sizes)
+    tensors[theirs] = stored_arrays.in_memory(values.astype(np.float32))
   safetensors_files.write(folder / safetensors_files.WEIGHTS, tensors)
   return str(folder)
 

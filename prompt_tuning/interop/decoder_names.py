@@ -1,11 +1,10 @@
-"""Decoders of Hugging Face's: configurations and names of parameters."""
+"""Decoders of Hugging Face's: their configurations."""
 
 from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Any
 
-from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.rotary import Rope
 from t5x.files import parsing
@@ -21,6 +20,8 @@ _FAMILIES: dict[str, dict[str, Any]] = {
   "gemma3_text": {"has_post_norms": True, "has_qk_norm": True},
 }
 MODEL_TYPES = tuple(_FAMILIES)
+# The copy of a tied head, and what follows from the configuration.
+UNREAD = r"lm_head\.weight|.*\.rotary_emb\.inv_freq"
 _GEMMA = {"norm_offset": 1, "scales_embedding": True}
 # Settings that the network computes in one way only.
 _FIXED = {
@@ -40,30 +41,6 @@ _SIZES = {
 }
 # Layers between those without a window, in files that do not list the layers.
 _GLOBAL_EVERY = {"gemma2": 2, "gemma3_text": 6}
-_KERNELS = {
-  **{f"self_attention/{x}": f"self_attn.{x[0]}_proj" for x in ("query", "key")},
-  "self_attention/value": "self_attn.v_proj",
-  "self_attention/out": "self_attn.o_proj",
-  "mlp/wi_0": "mlp.gate_proj",
-  "mlp/wi_1": "mlp.up_proj",
-  "mlp/wo": "mlp.down_proj",
-}
-_NORMS = {
-  "self_attention/query_norm": "self_attn.q_norm",
-  "self_attention/key_norm": "self_attn.k_norm",
-  "pre_self_attention_layer_norm": "input_layernorm",
-}
-_MLP_NORM = {"pre_mlp_layer_norm": "post_attention_layernorm"}
-_POST_NORMS = {
-  "post_self_attention_layer_norm": "post_attention_layernorm",
-  "pre_mlp_layer_norm": "pre_feedforward_layernorm",
-  "post_mlp_layer_norm": "post_feedforward_layernorm",
-}
-_OTHERS = {
-  TOKEN_EMBEDDING: "model.embed_tokens.weight",
-  "decoder/decoder_norm/scale": "model.norm.weight",
-  "decoder/logits_dense/kernel": "lm_head.weight",
-}
 
 
 def read_config(file: pathlib.Path, content: Mapping[str, Any]) -> Any:
@@ -164,25 +141,3 @@ def _rope(given: Mapping[str, Any]) -> Rope:
   length = given["original_max_position_embeddings"]
   low, high = (given[name] for name in names)
   return dataclasses.replace(rope, bands=(low, high, length))
-
-
-def hugging_face_name(name: str, config: DecoderConfig) -> str:
-  """Returns the name of a parameter in a Hugging Face decoder's state dict.
-
-  Args:
-    name: Ours, such as "decoder/layers_0/self_attention/query/kernel".
-    config: The model's configuration.
-  """
-  if name in _OTHERS:
-    return _OTHERS[name]
-  _, layer, *inside, leaf = name.split("/")
-  norms = _NORMS | (_POST_NORMS if config.has_post_norms else _MLP_NORM)
-  theirs = (_KERNELS | norms)["/".join(inside)]
-  suffix = "bias" if leaf == "bias" else "weight"
-  return f"model.layers.{layer.removeprefix('layers_')}.{theirs}.{suffix}"
-
-
-def is_unread(name: str, config: DecoderConfig) -> bool:
-  """Returns whether a tensor follows from others."""
-  is_copy = name == "lm_head.weight" and config.logits_via_embedding
-  return is_copy or name.endswith(".rotary_emb.inv_freq")

@@ -8,27 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.interop import hugging_face, local_files, safetensors_files
+from prompt_tuning.interop import (
+  hugging_face,
+  local_files,
+  parameter_names,
+  safetensors_files,
+)
 from t5x.files import parsing, safe_files
 from t5x.formats import stored_arrays
 
-# GGUF's names of tensors -> Hugging Face's.
-_LAYER = {
-  "attn_norm": "input_layernorm",
-  "attn_q": "self_attn.q_proj",
-  "attn_k": "self_attn.k_proj",
-  "attn_v": "self_attn.v_proj",
-  "attn_output": "self_attn.o_proj",
-  "ffn_norm": "post_attention_layernorm",
-  "ffn_gate": "mlp.gate_proj",
-  "ffn_up": "mlp.up_proj",
-  "ffn_down": "mlp.down_proj",
-}
-_OTHERS = {
-  "token_embd": "model.embed_tokens",
-  "output_norm": "model.norm",
-  "output": "lm_head",
-}
 # The type of special pieces.
 _CONTROL = 3
 
@@ -58,7 +46,9 @@ def convert(file: str | os.PathLike[str], folder: pathlib.Path) -> None:
     }
     arrays = {}
     for tensor in reader.tensors:
-      name, kind = _name(tensor.name)
+      stem, _, suffix = tensor.name.rpartition(".")
+      name = f"{parameter_names.translated(stem, 'gguf')}.{suffix}"
+      kind = stem.rpartition(".")[2]
       values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
       if kind in heads:
         values = _unpermuted(values, heads[kind])
@@ -72,15 +62,6 @@ def convert(file: str | os.PathLike[str], folder: pathlib.Path) -> None:
   )
   content = json.dumps(config, indent=2) + "\n"
   safe_files.write(folder / hugging_face.CONFIG, content.encode())
-
-
-def _name(name: str) -> tuple[str, str]:
-  """Returns Hugging Face's name of a tensor, and its kind."""
-  stem, _, suffix = name.rpartition(".")
-  if stem in _OTHERS:
-    return f"{_OTHERS[stem]}.{suffix}", stem
-  _, layer, kind = stem.split(".")
-  return f"model.layers.{layer}.{_LAYER[kind]}.{suffix}", kind
 
 
 def _unpermuted(kernel: np.ndarray, heads: int) -> np.ndarray:

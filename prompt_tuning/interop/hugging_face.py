@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from prompt_tuning.interop import (
   t5_names,
   t5gemma_names,
 )
+from prompt_tuning.interop.parameter_names import hugging_face_name
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Config
@@ -122,12 +124,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """
   folder = _folder(path)
   config = read_config(folder)
-  names = NAMES[type(config)]
-  tensors = {
-    key: tensor
-    for key, tensor in safetensors_files.find(folder).items()
-    if not names.is_unread(key, config)
-  }
+  tensors = safetensors_files.find(folder)
   is_t5 = isinstance(config, T5Config)
   if is_t5:
     if _HEAD not in tensors:
@@ -145,7 +142,13 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"says, got {len(tensors)}."
     )
   expected = t5_names.shapes(config)
-  keys = {name: _hugging_face_name(name, config) for name in expected}
+  keys = {name: hugging_face_name(name, config) for name in expected}
+  read, unread = {*keys.values()}, re.compile(NAMES[type(config)].UNREAD)
+  tensors = {
+    key: tensor
+    for key, tensor in tensors.items()
+    if key in read or not unread.fullmatch(key)
+  }
   if problems := _differences(
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,
@@ -238,13 +241,6 @@ def _differences(
   ]
 
 
-def _hugging_face_name(name: str, config: Config) -> str:
-  """Returns the name of a tensor, which of a scale is that of its matrix."""
-  matrix = name.removesuffix("_scale")
-  found = NAMES[type(config)].hugging_face_name(matrix, config)
-  return found + name.removeprefix(matrix)
-
-
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   """Returns a parameter's shape in the other software's orientation."""
   return shape[::-1] if t5_names.is_transposed(name) else shape
@@ -326,7 +322,7 @@ def write_folder(
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      _hugging_face_name(name, config): _turned_array(name, array)
+      hugging_face_name(name, config): _turned_array(name, array)
       for name, array in arrays.items()
     },
   )

@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from prompt_tuning.interop import t5_names
+from prompt_tuning.interop.parameter_names import hugging_face_name
 from prompt_tuning.models.t5.config import T5Config
 from t5x.files import parsing
 
@@ -42,7 +43,7 @@ def read_onnx_t5(
   """
   expected = t5_names.shapes(config)
   names = {
-    t5_names.hugging_face_name(name).removesuffix(".weight"): name
+    hugging_face_name(name, config).removesuffix(".weight"): name
     for name in expected
   }
   params: dict[str, np.ndarray] = {}

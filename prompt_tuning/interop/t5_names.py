@@ -1,4 +1,4 @@
-"""A T5 1.1 of Hugging Face's: its configuration and names of parameters."""
+"""A T5 1.1 of Hugging Face's: its configuration, and shapes of parameters."""
 
 from collections.abc import Mapping
 import functools
@@ -9,45 +9,17 @@ from typing import Annotated, Any
 import pydantic
 
 from prompt_tuning.models import networks
-from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
 from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.models.t5.config import T5Config
 from t5x.files import parsing
 
-_SUBLAYERS = {
-  "encoder": {
-    "pre_attention_layer_norm/scale": "layer.0.layer_norm",
-    "attention": "layer.0.SelfAttention",
-    "pre_mlp_layer_norm/scale": "layer.1.layer_norm",
-    "mlp": "layer.1.DenseReluDense",
-  },
-  "decoder": {
-    "pre_self_attention_layer_norm/scale": "layer.0.layer_norm",
-    "self_attention": "layer.0.SelfAttention",
-    "pre_cross_attention_layer_norm/scale": "layer.1.layer_norm",
-    "encoder_decoder_attention": "layer.1.EncDecAttention",
-    "pre_mlp_layer_norm/scale": "layer.2.layer_norm",
-    "mlp": "layer.2.DenseReluDense",
-  },
-}
-_KERNELS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_OTHERS = {
-  TOKEN_EMBEDDING: "shared",
-  "decoder/logits_dense/kernel": "lm_head",
-  **{f"{x}/{x}_norm/scale": f"{x}.final_layer_norm" for x in _SUBLAYERS},
-  **{
-    f"{stack}/relpos_bias/rel_embedding": (
-      f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
-    )
-    for stack in _SUBLAYERS
-  },
-}
 # A ByT5 is a "t5" too.
 MODEL_TYPES = ("t5", "mt5")
 # Some old checkpoints have this tensor, and no model reads it.
-_UNUSED = (
-  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+UNREAD = (
+  r"decoder\.block\.0\.layer\.1\.EncDecAttention"
+  r"\.relative_attention_bias\.weight"
 )
 # Our name of a size -> Hugging Face's.
 SIZES = {
@@ -120,31 +92,6 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
   )
   with parsing.of(file, what):
     return T5Config(**{ours: config[name] for ours, name in SIZES.items()})
-
-
-def hugging_face_name(name: str, config: Config | None = None) -> str:
-  """Returns the name of a parameter in a Hugging Face T5's state dict.
-
-  Args:
-    name: T5X's name in a T5 1.1: "encoder/layers_0/attention/query/kernel".
-    config: The model's configuration, which other families need.
-  """
-  del config
-  if name in _OTHERS:
-    return f"{_OTHERS[name]}.weight"
-  stack, layer, sublayer, leaf, *_ = name.split("/")
-  place = f"{stack}.block.{layer.removeprefix('layers_')}"
-  norm = _SUBLAYERS[stack].get(f"{sublayer}/{leaf}")
-  if norm is not None:
-    return f"{place}.{norm}.weight"
-  kernel = _KERNELS.get(leaf, leaf)
-  return f"{place}.{_SUBLAYERS[stack][sublayer]}.{kernel}.weight"
-
-
-def is_unread(name: str, config: Config) -> bool:
-  """Returns whether a tensor is one of old checkpoints."""
-  del config
-  return name == _UNUSED
 
 
 def is_transposed(name: str) -> bool:

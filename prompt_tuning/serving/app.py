@@ -101,9 +101,8 @@ def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
       with contextlib.suppress(OSError, sqlite3.Error):  # /healthz tells.
         counts = await service.job_threads.run(service.jobs.counts, seconds=1)
         service.metrics.count_jobs(counts)
-    names = {service.base, *(prompt.name for prompt in service.store.all())}
     return fastapi.Response(
-      service.metrics.text(names),
+      service.metrics.text({service.base, *service.store.all()}),
       media_type=prometheus_client.CONTENT_TYPE_LATEST,
     )
 
@@ -116,12 +115,10 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
     limit: schemas.Limit = 1000, after: str | None = None, search: str = ""
   ):
     await service.store.look()
-    tenant = tenants.current.get()
-    prompts = service.store.all(tenant)
-    shown = {str(owners.shown(x.name, tenant)): x for x in prompts}
+    prompts = service.store.all(tenants.current.get())
     found = {
       name: x
-      for name, x in {service.base: None, **shown}.items()
+      for name, x in {service.base: None, **prompts}.items()
       if search.lower() in name.lower()
     }
     return schemas.page(found, described, limit, after)

@@ -10,13 +10,11 @@ from typing import Any
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import tasks
+from prompt_tuning import tasks  # noqa: F401  # Registers them.
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.frozen_model import FrozenModel
 from t5x import checkpoints
 from t5x.files import safe_files
-
-__all__ = ["data_sets", "defaults", "examples", "tasks"]
 
 _EXAMPLES = 3  # For each prompt.
 # A task that has no prompt yet, and the sizes of its files.

@@ -91,7 +91,7 @@ class Metrics:
       (
         "prompt_host_bytes",
         "Memory of all prompts on the host.",
-        lambda: sum(prompt.array.nbytes for prompt in store.all()),
+        lambda: sum(x.array.nbytes for x in store.all().values()),
       ),
       ("prompts_on_device", "Prompts on the device.", lambda: table.occupied),
       (

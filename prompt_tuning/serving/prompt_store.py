@@ -131,14 +131,14 @@ class PromptStore:
       self._failure = error
       logging.error("%s cannot be listed: %r", self.folder, error)
 
-  def all(self, tenant: str | None = None) -> list[TunedPrompt]:
-    """Returns the prompts of the last look that a tenant may use, by name."""
+  def all(self, tenant: str | None = None) -> dict[str, TunedPrompt]:
+    """Returns the prompts of the last look by a tenant's names for them."""
     found = {}
     for stem, (prompt, _) in self._entries.items():
       name = owners.shown(stem, tenant)
       if prompt and name is not None:
         found[name] = prompt  # NAME@OWNER comes after NAME, and hides it.
-    return [*found.values()]
+    return found
 
   def created(self, stem: str) -> int | None:
     """Returns the time of a prompt's file in seconds since 1970, if known."""

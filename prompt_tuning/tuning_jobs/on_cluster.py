@@ -28,72 +28,66 @@ _QUEUE_SECONDS = 15.0
 _Pairs = Sequence[tuple[str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tuner:
-  """A substitute for `Model` whose `tune` submits a job to a cluster.
+def tune(
+  load: Callable[[], pt.Model],
+  cluster: str,
+  options: Mapping[str, str | int | bool],
+  train: _Pairs,
+  validation: _Pairs | None,
+  *,
+  folder: pathlib.Path,
+  on_event: events.OnEvent,
+  should_stop: events.ShouldStop,
+  **settings: Any,
+) -> TunedPrompt:
+  """Tunes as `Model.tune` does; waits for a job that was submitted before.
 
   The cluster's machines share the folder of the runs. They write files there;
   only the worker writes to the store, as SQLite is for one machine.
 
-  Attributes:
+  Args:
     load: Loads the model, on a machine of the cluster.
     cluster: submitit's name for it, such as "slurm"; "local" starts processes
       on this machine.
     options: Parameters of `submitit.AutoExecutor.update_parameters`, such as
       {"timeout_min": 600, "slurm_partition": "gpu"}.
+    train: As for `Model.tune`, like the arguments below.
+
+  Raises:
+    ValueError: if examples, settings or the cluster's options are wrong.
+    RuntimeError: if the cluster refuses the job (its controller may be
+      restarting), or ends it early. The run in `folder` can be resumed.
+    CancelledError: if `should_stop` says so, with the same effect.
   """
+  import submitit
 
-  load: Callable[[], pt.Model]
-  cluster: str
-  options: Mapping[str, str | int | bool]
-
-  def tune(
-    self,
-    train: _Pairs,
-    validation: _Pairs | None,
-    *,
-    folder: pathlib.Path,
-    on_event: events.OnEvent,
-    should_stop: events.ShouldStop,
-    **settings: Any,
-  ) -> TunedPrompt:
-    """Tunes as `Model.tune` does; waits for a job that was submitted before.
-
-    Raises:
-      ValueError: if examples, settings or the cluster's options are wrong.
-      RuntimeError: if the cluster refuses the job (its controller may be
-        restarting), or ends it early. The run in `folder` can be resumed.
-      CancelledError: if `should_stop` says so, with the same effect.
-    """
-    import submitit
-
-    shared = cluster_folder(folder)
-    shared.mkdir(parents=True, exist_ok=True)
-    (shared / "stop").unlink(missing_ok=True)
-    id_file = shared / "job"
-    if self.cluster == "slurm" and id_file.exists():
-      job = submitit.SlurmJob(shared, id_file.read_text())
-    else:
-      try:
-        executor = submitit.AutoExecutor(shared, cluster=self.cluster)
-        executor.update_parameters(name="prompt_tuning", **self.options)
-      except (RuntimeError, NameError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"submitit, {self.cluster!r}: {reason}") from error
-      job = executor.submit(
-        _tune, self.load, train, validation, folder, shared, settings
-      )
-      safe_files.write(id_file, job.job_id.encode())
-    _follow(job, shared, on_event, should_stop)
-    id_file.unlink(missing_ok=True)
-    result = job.result() if job.paths.result_pickle.exists() else None
-    if isinstance(result, str):
-      raise ValueError(result)
-    if result is not None and result.status != "interrupted":
-      return result
-    if should_stop():
-      raise events.CancelledError
-    raise RuntimeError(f"The cluster ended the job: see runs/{shared.name}.")
+  shared = cluster_folder(folder)
+  shared.mkdir(parents=True, exist_ok=True)
+  (shared / "stop").unlink(missing_ok=True)
+  id_file = shared / "job"
+  if cluster == "slurm" and id_file.exists():
+    job = submitit.SlurmJob(shared, id_file.read_text())
+  else:
+    try:
+      executor = submitit.AutoExecutor(shared, cluster=cluster)
+      executor.update_parameters(name="prompt_tuning", **options)
+    except (RuntimeError, NameError, TypeError, ValueError) as error:
+      reason = " ".join(str(error).split())
+      raise ValueError(f"submitit, {cluster!r}: {reason}") from error
+    job = executor.submit(
+      _tune, load, train, validation, folder, shared, settings
+    )
+    safe_files.write(id_file, job.job_id.encode())
+  _follow(job, shared, on_event, should_stop)
+  id_file.unlink(missing_ok=True)
+  result = job.result() if job.paths.result_pickle.exists() else None
+  if isinstance(result, str):
+    raise ValueError(result)
+  if result is not None and result.status != "interrupted":
+    return result
+  if should_stop():
+    raise events.CancelledError
+  raise RuntimeError(f"The cluster ended the job: see runs/{shared.name}.")
 
 
 def _follow(

@@ -30,6 +30,7 @@ from etils import epath
 import filelock
 
 import prompt_tuning as pt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.training import cluster_options
 from prompt_tuning.tuning_jobs import jobs, on_cluster, owners
 from prompt_tuning.tuning_jobs.job_store import JobStore
@@ -57,7 +58,7 @@ _STOP_SECONDS = 60.0
 
 def work(
   store: JobStore,
-  model: pt.Model | on_cluster.Tuner,
+  tune: Callable[..., TunedPrompt],
   prompts: pathlib.Path | epath.Path,
   should_stop: Callable[[], bool],
 ) -> None:
@@ -65,7 +66,7 @@ def work(
 
   Args:
     store: The jobs.
-    model: The base model, or a cluster that has it.
+    tune: `Model.tune` of the base model, or of a cluster that has it.
     prompts: The folder for the prompts.
     should_stop: Whether to leave the rest to another worker.
 
@@ -83,7 +84,7 @@ def work(
     stats_period, eval_period = _periods(job.settings.steps)
     try:
       with contextlib.suppress(events.CancelledError):
-        prompt = model.tune(
+        prompt = tune(
           examples(job.training_file),
           examples(job.validation_file) if job.validation_file else None,
           **settings,
@@ -192,10 +193,10 @@ def main(flags: types.SimpleNamespace) -> None:
     if flags.submit:
       options = cluster_options.read(flags.submit, flags.option)
       load = functools.partial(_load, flags)
-      model = on_cluster.Tuner(load, flags.submit, options)
+      tune = functools.partial(on_cluster.tune, load, flags.submit, options)
     else:
-      model = _load(flags)
-    work(store, model, epath.Path(flags.prompts), should_stop)
+      tune = _load(flags).tune
+    work(store, tune, epath.Path(flags.prompts), should_stop)
 
 
 class Supervisor(threading.Thread):

@@ -12,6 +12,7 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.interop import (
   hugging_face,
   onnx_t5,
+  parameter_names,
   peft_adapters,
   safetensors_files,
   sentencepiece_model,
@@ -46,7 +47,7 @@ def _hugging_face(folder: pathlib.Path) -> None:
     for name, shape in t5_names.shapes(config).items()
   }
   hugging_face.write_folder(folder / "hf", arrays)
-  names = {t5_names.hugging_face_name(name) for name in arrays}
+  names = {parameter_names.hugging_face_name(name, config) for name in arrays}
   text = json.dumps(
     {"weight_map": dict.fromkeys(names, safetensors_files.WEIGHTS)}
   )

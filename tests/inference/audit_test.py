@@ -145,11 +145,7 @@ def test_findings(answers, likelihood, findings):
 def test_command_audits_a_prompt_and_lists_unmeasured_parts(capsys):
   file = LADDER / "prompts" / "ladder_cb.safetensors"
   words = ["inspect", "--audit", str(file)]
-  assert console.main(words) == 1
-  assert "--checkpoint=PATH" in capsys.readouterr().err
   words += [f"--checkpoint={LADDER / 'lm_100'}", "--samples=30"]
-  assert console.main([*words, "--held_out_file=x.csv"]) == 1
-  assert "needs --train_file" in capsys.readouterr().err
   words += ["--canary", "Emma", "kite soup", "--canary", "Emma", "Xylo"]
   assert console.main([*words, "--json"]) == 0
   measures = json.loads(capsys.readouterr().out)

@@ -80,13 +80,6 @@ def test_more_prompts_than_slots(engine, prompts, batches_done):
   assert max(len(done.tickets) for done in batches_done) > 1
 
 
-def test_prompt_that_is_longer_than_its_place_is_refused(engine, prompts):
-  engine.check_prompt(prompts[-1])
-  long = TunedPrompt(np.zeros((7, tiny.WIDTH), np.float32), name="long")
-  with pytest.raises(ValueError, match="at most 6 positions, got 7"):
-    engine.check_prompt(long)
-
-
 def test_beams_are_those_of_the_trainer(engine):
   (found,) = _results(engine, [_request(engine, "abcd", num_beams=2)])
   (expected,), scores = _trainers(

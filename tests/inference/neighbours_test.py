@@ -6,7 +6,6 @@ import documented
 import numpy as np
 import pytest
 
-from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
 from prompt_tuning.inference import neighbours
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
@@ -102,8 +101,6 @@ def test_command_line(tmp_path, monkeypatch, capsys):
   checkpoint = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
   table = base_model.token_embedding(str(checkpoint))
   np.save(tmp_path / "prompt.npy", table[[5, 9]] * 3)
-  other = prompt_files.PromptMetadata("another", prompt_files.UNKNOWN)
-  prompt_files.save_prompt(tmp_path / "other.safetensors", table[:2], other)
   monkeypatch.chdir(tmp_path)
   words = [f"--checkpoint={checkpoint}", "-n=1"]
   assert console.main(["inspect", "prompt.npy", *words]) == 0
@@ -112,5 +109,3 @@ def test_command_line(tmp_path, monkeypatch, capsys):
   assert f"`{word}` 1.00" in printed
   assert "plot: prompt.png" in printed
   assert (tmp_path / "prompt.png").stat().st_size > 10_000
-  assert console.main(["inspect", "other.safetensors", *words]) == 1
-  assert "The prompt belongs to another model" in capsys.readouterr().err

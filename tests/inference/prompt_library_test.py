@@ -77,7 +77,3 @@ def test_command_lists_prompts_and_writes_a_mixture(tmp_path, capsys):
     for x in ("boolq", "wsc")
   )
   assert ((mixed - one) * (mixed - other) <= 1e-6).all()  # Between them.
-  assert console.main(["library", str(target), f"--target={target}"]) == 1
-  assert "No prompt can serve" in capsys.readouterr().err
-  assert console.main(["library", str(tmp_path)]) == 1
-  assert "Expected prompts in" in capsys.readouterr().err

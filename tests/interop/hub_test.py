@@ -118,19 +118,3 @@ def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
 def test_prompt_without_a_name_for_its_model_is_not_pushed(base):
   with pytest.raises(ValueError, match="--base_model=google/flan-t5-base"):
     TunedPrompt(PROMPT, METADATA).push_to_hub("me/reviews", base)
-
-
-@pytest.mark.interop
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_peft_loads_a_pushed_prompt(repositories):
-  peft = pytest.importorskip("peft")
-  transformers = pytest.importorskip("transformers")
-  config = transformers.T5Config(
-    vocab_size=8, d_model=4, d_kv=2, d_ff=8, num_layers=1, num_heads=2
-  )
-  base = transformers.T5ForConditionalGeneration(config)
-  TunedPrompt(PROMPT, METADATA).push_to_hub("me/reviews", BASE)
-  folder = hub._fetch("me/reviews", repo_id="me/reviews")
-  model = peft.PeftModel.from_pretrained(base, folder)
-  weights = model.prompt_encoder["default"].embedding.weight
-  np.testing.assert_array_equal(weights.detach().numpy(), PROMPT)

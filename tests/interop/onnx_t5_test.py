@@ -17,6 +17,9 @@ from prompt_tuning.interop import (  # noqa: E402
   sentencepiece_model,
   t5_names,
 )
+from prompt_tuning.interop.parameter_names import (  # noqa: E402
+  hugging_face_name,
+)
 from prompt_tuning.models.t5.config import T5Config  # noqa: E402
 from prompt_tuning.models.t5.network import Transformer  # noqa: E402
 
@@ -28,7 +31,7 @@ WO = "enc/block.0/layer.1/DenseReluDense/wo"
 
 def _module(name):
   """Returns the module that the exporter names for a parameter of T5X."""
-  key = t5_names.hugging_face_name(name).removesuffix(".weight")
+  key = hugging_face_name(name, CONFIG).removesuffix(".weight")
   if key in ("shared", "lm_head"):
     return {"shared": "enc/embed_tokens", "lm_head": "m/lm_head"}[key]
   stack, _, path = key.partition(".")

@@ -13,7 +13,7 @@ import pytest
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import prompts
+from prompt_tuning import prompt_files, prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.interop import (
   checkpoint_conversion,
@@ -219,12 +219,10 @@ def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
   inputs, targets = INPUTS[1], TARGETS[1]
   prompt = torch.tensor(PROMPT, requires_grad=True)
   expected = _their_logits(theirs, prompt, inputs, targets)
-  prompt_conversion.write_prompt(
-    tmp_path / "ours", PROMPT, base_model=base.found
-  )
-  adapter = peft.PeftModel.from_pretrained(
-    copy.deepcopy(theirs), tmp_path / "ours"
-  )
+  header = prompt_files.PromptMetadata(base.fingerprint, prompt_files.UNKNOWN)
+  folder = tmp_path / "ours"
+  prompt_conversion.write_prompt(folder, PROMPT, header, base.found)
+  adapter = peft.PeftModel.from_pretrained(copy.deepcopy(theirs), folder)
   weight = adapter.prompt_encoder["default"].embedding.weight
   weight.requires_grad_(True)
   rows = {"input_ids": [*inputs, *targets[:-1]]}

@@ -9,7 +9,6 @@ import tiny
 import tiny_decoder
 
 from prompt_tuning import injections, prompts
-from prompt_tuning.interop import prompt_conversion
 from prompt_tuning.methods import computed_prompts
 from prompt_tuning.models import networks
 from prompt_tuning.models.network import parameter_shapes
@@ -83,19 +82,3 @@ def test_folded_prompt_gives_the_same_logits(method, model):
 @pytest.mark.parametrize("method", every_method.COMPUTED)
 def test_row_of_the_table(method, service_of, tmp_path):
   every_method.check_row(method, service_of, tmp_path)
-
-
-@pytest.mark.interop
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("method", every_method.COMPUTED)
-def test_peft_reads_a_folded_prompt(method, tmp_path):
-  peft = pytest.importorskip("peft")
-  transformers = pytest.importorskip("transformers")
-  prompt = computed_prompts.fold(every_method.parts_of(method))
-  prompt_conversion.write_prompt(tmp_path / "adapter", prompt)
-  sizes = {"d_model": tiny.WIDTH, "d_kv": 2, "d_ff": 8, "num_heads": 2}
-  config = transformers.T5Config(vocab_size=8, num_layers=1, **sizes)
-  base = transformers.T5ForConditionalGeneration(config)
-  model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
-  weights = model.prompt_encoder["default"].embedding.weight
-  np.testing.assert_array_equal(weights.detach().numpy(), prompt)

@@ -63,7 +63,7 @@ def test_openai_s_client_from_upload_to_answer(service, store, client, model):
   service.supervisor.wake.assert_called_once()
   with pytest.raises(openai.ConflictError, match="needs"):
     client.files.delete(file.id)
-  worker.work(store, model, service.store.folder, lambda: False)
+  worker.work(store, model.tune, service.store.folder, lambda: False)
   job = tuning.retrieve(job.id)
   assert job.status == "succeeded"
   name = job.fine_tuned_model

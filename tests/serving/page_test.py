@@ -65,7 +65,7 @@ def service(engine, prompts, model, tmp_path_factory):
     service.store.put(prompt.name, content)
   service.examples = [{"model": "prompt_4", "input": EXAMPLE}]
   service.jobs = JobStore(folder / "jobs", served.BASE)
-  work = service.jobs, model, service.store.folder, lambda: False
+  work = service.jobs, model.tune, service.store.folder, lambda: False
   service.supervisor = types.SimpleNamespace(
     wake=lambda: threading.Thread(target=worker.work, args=work).start()
   )
@@ -231,7 +231,7 @@ def test_prompts_are_uploaded_filtered_and_deleted(
   delete.click()
   shown.browser.switch_to.alert.accept()
   shown.wait_for_text("#prompts-status", "own is deleted")
-  assert "own" not in [x.name for x in service.store.all()]
+  assert "own" not in service.store.all()
   assert shown.errors() == []
 
 

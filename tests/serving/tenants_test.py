@@ -146,9 +146,8 @@ def test_tuned_prompt_is_its_owner_s(ask):
   file = ask.upload("ann").json()["id"]
   job = ask.tune("ann", file, suffix="new").json()["id"]
   prompt = TunedPrompt(np.ones((2, tiny.WIDTH), np.float32), None)
-  model = type("", (), {"tune": lambda *_, **__: prompt})()
-  store = ask.service.jobs
-  worker.work(store, model, ask.service.store.folder, lambda: False)
+  store, folder = ask.service.jobs, ask.service.store.folder
+  worker.work(store, lambda *_, **__: prompt, folder, lambda: False)
   name = ask("ann", "GET", f"{JOBS}/{job}").json()["fine_tuned_model"]
   ask.service.store.refresh()
   assert ask.models("ann")[name] == "ann"

@@ -84,9 +84,11 @@ def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
 def test_store_of_an_older_version_gets_the_new_columns(store, queue):
   old = queue()
   with store._open() as opened:
-    opened.execute("alter table jobs drop column metadata")
+    for column in ("jobs drop column metadata", "files drop column owner"):
+      opened.execute(f"alter table {column}")
   store = JobStore(store.folder, "base")
   assert store.job(old.id) == old
+  assert [file.owner for file in store.files()] == [None]
   new = store.add_job(old.training_file, None, "x", old.settings, {"a": "b"})
   assert store.job(new.id).metadata == {"a": "b"}
 

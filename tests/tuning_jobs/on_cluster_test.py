@@ -1,6 +1,7 @@
 """Jobs that a cluster runs: functions are Slurm's commands here."""
 
 import contextlib
+import functools
 import pathlib
 import re
 import signal
@@ -132,11 +133,11 @@ def work(store, tmp_path):
   """Returns a function that works on the jobs of a store."""
 
   def run(model=Model, should_stop=lambda: False, cluster="slurm", **options):
-    tuner = on_cluster.Tuner(model, cluster, options)
+    tune = functools.partial(on_cluster.tune, model, cluster, options)
     while store.has_work() and not should_stop():
       # The supervisor starts a worker again.
       with contextlib.suppress(RuntimeError):
-        worker.work(store, tuner, tmp_path / "prompts", should_stop)
+        worker.work(store, tune, tmp_path / "prompts", should_stop)
 
   return run
 

@@ -1,11 +1,8 @@
 """Owners of prompts, files and jobs, and who sees them."""
 
-import sqlite3
-
 import pytest
 
 from prompt_tuning.tuning_jobs import jobs, owners
-from prompt_tuning.tuning_jobs.job_store import JobStore
 
 COMMON, OWN, SHARED = "x", "x@ann", "x@ann.shared"
 
@@ -54,13 +51,3 @@ def test_rows_of_others_do_not_exist(store):
   assert ann.usage() == store.usage() == used
   assert store.claim().owner == "ann"  # The worker has no tenant.
   assert ann.cancel(job.id).is_cancelled
-
-
-def test_older_store_gets_owners(tmp_path, store, queue):
-  queue()
-  with sqlite3.connect(store.folder / "jobs.sqlite") as database:
-    for table in ("files", "jobs"):
-      database.execute(f"alter table {table} drop column owner")
-  newer = JobStore(store.folder, "base")
-  assert [x.owner for x in (*newer.files(), *newer.jobs())] == [None, None]
-  assert not newer.of("ann").files()

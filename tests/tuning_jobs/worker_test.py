@@ -37,7 +37,7 @@ class Model:
 
 
 def _work(store, model, should_stop=lambda: False):
-  worker.work(store, model, store.folder.parent / "prompts", should_stop)
+  worker.work(store, model.tune, store.folder.parent / "prompts", should_stop)
 
 
 def test_the_curve_of_a_job_has_about_a_hundred_losses(store, queue):
