@@ -361,7 +361,10 @@ def train_sentencepiece(folder) -> str:
     sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
     model_prefix=str(folder / "model"),
     vocab_size=19,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
     minloglevel=2,
-    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
   )
   return str(folder / "model.model")
