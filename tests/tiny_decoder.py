@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.interop import (
-  decoder_names,
+  decoder_configs,
   hugging_face,
   parameter_names,
   safetensors_files,
-  t5_names,
 )
 from prompt_tuning.models.decoder.config import DecoderConfig
 from t5x.formats import stored_arrays
@@ -57,7 +56,7 @@ CONFIGS = {
 
 
 def config() -> DecoderConfig:
-  return decoder_names.read_config(pathlib.Path("config.json"), CONFIG)
+  return decoder_configs.read_config(pathlib.Path("config.json"), CONFIG)
 
 
 def save(folder: pathlib.Path, name: str = "tiny_decoder") -> str:
@@ -71,9 +70,9 @@ def save(folder: pathlib.Path, name: str = "tiny_decoder") -> str:
   (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIGS[name]))
   sizes = hugging_face.read_config(folder)
   rng, tensors = np.random.default_rng(0), {}
-  for name, shape in t5_names.shapes(sizes).items():
+  for name, shape in parameter_names.shapes(sizes).items():
     is_scale = name.endswith("/scale")
-    shape = shape[::-1] if t5_names.is_transposed(name) else shape
+    shape = shape[::-1] if parameter_names.is_transposed(name) else shape
     values = is_scale + rng.normal(size=shape) * (0.1 if is_scale else 0.3)
     theirs = parameter_names.hugging_face_name(name, sizes)
     tensors[theirs] = stored_arrays.in_memory(values.astype(np.float32))

@@ -20,12 +20,10 @@ from prompt_tuning.data.chat_templates import Message
 from prompt_tuning.inference import base_models, ranking
 from prompt_tuning.inference.programs import Network, pack_rows
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.interop import hugging_face
+from prompt_tuning.interop import hugging_face, parameter_names
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.models import networks
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
-from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.types import DType
 from t5x import checkpoints
@@ -119,7 +117,7 @@ class FrozenModel:
       config = dataclasses.replace(config, dtype=dtype)
     if base_weights is not None:
       config = dataclasses.replace(config, base_weights=base_weights)
-    own = parameter_shapes(networks.make(config))
+    own = parameter_names.shapes(config)
     base = int8.held_by(base, own)
     if added := sorted(set(base.arrays) - set(own)):
       raise ValueError(

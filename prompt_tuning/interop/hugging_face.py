@@ -19,14 +19,14 @@ import numpy as np
 
 from prompt_tuning.data import chat_templates
 from prompt_tuning.interop import (
-  decoder_names,
+  decoder_configs,
   hub,
   local_files,
+  parameter_names,
   safetensors_files,
-  t5_names,
-  t5gemma_names,
+  t5_configs,
+  t5gemma_configs,
 )
-from prompt_tuning.interop.parameter_names import hugging_face_name
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Config
@@ -50,11 +50,11 @@ _EMBEDDING_COPIES = (
   "encoder.embed_tokens.weight",
   "decoder.embed_tokens.weight",
 )
-# The class of a configuration -> the names of its family.
-NAMES = {
-  T5Config: t5_names,
-  DecoderConfig: decoder_names,
-  T5GemmaConfig: t5gemma_names,
+# The class of a configuration -> its family.
+FAMILIES = {
+  T5Config: t5_configs,
+  DecoderConfig: decoder_configs,
+  T5GemmaConfig: t5gemma_configs,
 }
 
 
@@ -89,7 +89,7 @@ def vocabulary(
   what, fields = "a model configuration", {"model_type": Any}
   kind = parsing.json_file(folder / CONFIG, what, fields)["model_type"]
   template = None
-  if use_chat_template and kind in decoder_names.MODEL_TYPES:
+  if use_chat_template and kind in decoder_configs.MODEL_TYPES:
     template = chat_templates.read(folder)
   return tokenizers_vocabulary.TokenizersVocabulary(
     folder / TOKENIZER, _end_id(folder), template
@@ -141,9 +141,9 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"{folder}: expected the tensors of {num_layers} layers, as {CONFIG} "
       f"says, got {len(tensors)}."
     )
-  expected = t5_names.shapes(config)
-  keys = {name: hugging_face_name(name, config) for name in expected}
-  read, unread = {*keys.values()}, re.compile(NAMES[type(config)].UNREAD)
+  expected = parameter_names.shapes(config)
+  keys = {x: parameter_names.hugging_face_name(x, config) for x in expected}
+  read, unread = {*keys.values()}, re.compile(FAMILIES[type(config)].UNREAD)
   tensors = {
     key: tensor
     for key, tensor in tensors.items()
@@ -214,13 +214,13 @@ def read_config(folder: pathlib.Path) -> Config:
     )
   config = parsing.json_file(file, "a model configuration", {"model_type": Any})
   model_type = config["model_type"]
-  for names in NAMES.values():
-    if model_type in names.MODEL_TYPES:
-      found = names.read_config(file, config)
+  for family in FAMILIES.values():
+    if model_type in family.MODEL_TYPES:
+      found = family.read_config(file, config)
       with parsing.of(file, "a model configuration"):
         weights = config.get("base_weights")
         return dataclasses.replace(found, base_weights=weights)
-  known = ", ".join(x for names in NAMES.values() for x in names.MODEL_TYPES)
+  known = ", ".join(x for y in FAMILIES.values() for x in y.MODEL_TYPES)
   raise ValueError(f"{file}: expected model_type {known}, got {model_type}.")
 
 
@@ -234,7 +234,7 @@ def _differences(
   known = {
     name: [int8] if f"{name}_scale" in expected else floats for name in got
   }
-  return t5_names.differences(expected, shapes) + [
+  return parameter_names.differences(expected, shapes) + [
     f"{name} is {x.dtype}, expected one of {', '.join(map(str, known[name]))}"
     for name, x in got.items()
     if x.dtype not in known[name]
@@ -243,12 +243,12 @@ def _differences(
 
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   """Returns a parameter's shape in the other software's orientation."""
-  return shape[::-1] if t5_names.is_transposed(name) else shape
+  return shape[::-1] if parameter_names.is_transposed(name) else shape
 
 
 def _turned_array(name: str, array: StoredArray) -> StoredArray:
   """Returns an array of ours in the other software's orientation."""
-  if not t5_names.is_transposed(name):
+  if not parameter_names.is_transposed(name):
     return array
 
   def open_turned(*arguments: Any) -> stored_arrays.Reader:
@@ -281,7 +281,7 @@ def write_folder(
     logits_via_embedding=False,
     mlp_activations=("gelu", "linear"),
   )
-  expected = t5_names.shapes(config)
+  expected = parameter_names.shapes(config)
   if problems := _differences(expected, arrays):
     way_out = (
       " Convert a prompt by itself: prompt-tuning convert prompt."
@@ -303,8 +303,8 @@ def write_folder(
   if isinstance(config, T5Config):
     sizes = dataclasses.asdict(config)
     content = {
-      **t5_names.FIXED,
-      **{name: sizes[ours] for ours, name in t5_names.SIZES.items()},
+      **t5_configs.FIXED,
+      **{name: sizes[ours] for ours, name in t5_configs.SIZES.items()},
     }
   else:
     assert metadata is not None
@@ -322,8 +322,8 @@ def write_folder(
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      hugging_face_name(name, config): _turned_array(name, array)
-      for name, array in arrays.items()
+      parameter_names.hugging_face_name(x, config): _turned_array(x, array)
+      for x, array in arrays.items()
     },
   )
   dtypes = {array.dtype for array in arrays.values()}

@@ -13,8 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from prompt_tuning.interop import t5_names
-from prompt_tuning.interop.parameter_names import hugging_face_name
+from prompt_tuning.interop import parameter_names
 from prompt_tuning.models.t5.config import T5Config
 from t5x.files import parsing
 
@@ -41,10 +40,10 @@ def read_onnx_t5(
       the graphs is not a parameter, two tensors claim one parameter and differ,
       or names or shapes are not the expected ones.
   """
-  expected = t5_names.shapes(config)
+  expected = parameter_names.shapes(config)
   names = {
-    hugging_face_name(name, config).removesuffix(".weight"): name
-    for name in expected
+    parameter_names.hugging_face_name(x, config).removesuffix(".weight"): x
+    for x in expected
   }
   params: dict[str, np.ndarray] = {}
   for stack, path in (("encoder", encoder_path), ("decoder", decoder_path)):
@@ -61,7 +60,7 @@ def read_onnx_t5(
         raise ValueError(f"{path}: a second, different tensor for {name}.")
       params[name] = np.ascontiguousarray(array)
   got = {name: array.shape for name, array in params.items()}
-  if problems := t5_names.differences(expected, got):
+  if problems := parameter_names.differences(expected, got):
     raise ValueError(
       f"{encoder_path} and {decoder_path}: {'; '.join(problems)}."
     )

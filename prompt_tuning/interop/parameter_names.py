@@ -1,5 +1,7 @@
-"""Names of parameters in other software: the tables of a TOML file."""
+"""Parameters here and in other software: names, by a TOML file, and shapes."""
 
+from collections.abc import Mapping
+import functools
 import pathlib
 import re
 import tomllib
@@ -7,7 +9,9 @@ from typing import Any
 
 from flax import traverse_util
 
+from prompt_tuning.models import networks
 from prompt_tuning.models.layers import Config
+from prompt_tuning.models.network import parameter_shapes
 
 _FILE = pathlib.Path(__file__).with_suffix(".toml")
 # Table -> module -> theirs.
@@ -50,3 +54,25 @@ def hugging_face_name(name: str, config: Config) -> str:
   suffix = "bias" if leaf == "bias" else "weight"
   theirs = translated(".".join(module), *tables)
   return f"{theirs}.{suffix}{name.removeprefix(matrix)}"
+
+
+def is_transposed(name: str) -> bool:
+  """Returns whether Hugging Face transposes the parameter with T5X's name."""
+  return name.endswith(("/kernel", "/rel_embedding"))
+
+
+@functools.lru_cache(maxsize=8)
+def shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
+  """Returns T5X's name -> shape for every parameter of the network."""
+  return parameter_shapes(networks.make(config))
+
+
+def differences(
+  expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+  """Lists the parameters that are missing, too many, or of another shape."""
+  return [
+    f"{name}: expected {expected.get(name)}, got {got.get(name)}"
+    for name in sorted(expected.keys() | got.keys())
+    if expected.get(name) != got.get(name)
+  ]

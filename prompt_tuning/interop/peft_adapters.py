@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from prompt_tuning import project_files as whole_files
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import decoder_names, local_files
+from prompt_tuning.interop import decoder_configs, local_files
 from prompt_tuning.types import Array
 from t5x.files import parsing
 
@@ -74,7 +74,7 @@ def save_adapter(
     metadata = dataclasses.replace(metadata, base_model=base_model)
   length, width = array.shape
   kind = _kind(model or base_model)
-  is_decoder = kind in decoder_names.MODEL_TYPES or (
+  is_decoder = kind in decoder_configs.MODEL_TYPES or (
     metadata is not None
     and metadata.parameter_path == prompt_files.PARAMETER_PATHS[1]
   )

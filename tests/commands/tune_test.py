@@ -29,7 +29,7 @@ from prompt_tuning.data import vocabulary
 from prompt_tuning.interop import (
   checkpoint_conversion,
   hugging_face,
-  t5_names,
+  parameter_names,
 )
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import one_command
@@ -64,7 +64,7 @@ def _write(folder, config, texts=None):
   rng = np.random.default_rng(0)
   arrays = {
     name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
-    for name, shape in t5_names.shapes(config).items()
+    for name, shape in parameter_names.shapes(config).items()
   }
   hugging_face.write_folder(folder, arrays)
   if texts is not None:

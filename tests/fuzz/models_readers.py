@@ -16,7 +16,6 @@ from prompt_tuning.interop import (
   peft_adapters,
   safetensors_files,
   sentencepiece_model,
-  t5_names,
 )
 from prompt_tuning.models.t5.config import T5Config
 from t5x.formats import stored_arrays
@@ -44,7 +43,7 @@ def _hugging_face(folder: pathlib.Path) -> None:
   config = T5Config(16, 4, 2, 1, 1, head_dim=2, mlp_dim=4)
   arrays = {
     name: stored_arrays.in_memory(np.ones(shape, np.float32))
-    for name, shape in t5_names.shapes(config).items()
+    for name, shape in parameter_names.shapes(config).items()
   }
   hugging_face.write_folder(folder / "hf", arrays)
   names = {parameter_names.hugging_face_name(name, config) for name in arrays}

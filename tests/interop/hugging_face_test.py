@@ -18,8 +18,9 @@ from prompt_tuning.commands import console
 from prompt_tuning.interop import (
   checkpoint_conversion,
   hugging_face,
+  parameter_names,
   safetensors_files,
-  t5_names,
+  t5_configs,
 )
 from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
@@ -34,7 +35,7 @@ def _arrays(config=CONFIG, dtype=np.float32):
   rng = np.random.default_rng(0)
   return {
     name: stored_arrays.in_memory(rng.normal(size=shape).astype(dtype))
-    for name, shape in t5_names.shapes(config).items()
+    for name, shape in parameter_names.shapes(config).items()
   }
 
 
@@ -93,7 +94,7 @@ def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype):
 
 def test_distance_that_no_checkpoint_records_is_the_networks():
   name = "relative_attention_max_distance"
-  assert t5_names.FIXED[name] == getattr(CONFIG, name)
+  assert t5_configs.FIXED[name] == getattr(CONFIG, name)
 
 
 def test_vocabulary_is_copied_and_none_is_replaced(folder, tmp_path):
@@ -318,12 +319,12 @@ def test_commands(folder, tmp_path, monkeypatch, capsys, words, text):
 
 _MEASURE = """
 import resource, sys
-from prompt_tuning.interop import checkpoint_conversion as c, t5_names
+from prompt_tuning.interop import checkpoint_conversion as c, parameter_names
 from prompt_tuning.models.t5.config import T5Config
 def peak():
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 # Tracing the network is not what grows with the model.
-t5_names.shapes(T5Config(32, 8, 2, 1, 1, 4, 8))
+parameter_names.shapes(T5Config(32, 8, 2, 1, 1, 4, 8))
 before = peak()
 c.convert(c.open_model("hf"), "t5x", "t5x")
 c.convert(c.open_model("t5x"), "hf", "again")

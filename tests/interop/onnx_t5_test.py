@@ -14,11 +14,8 @@ onnx = pytest.importorskip("onnx")
 
 from prompt_tuning.interop import (  # noqa: E402
   onnx_t5,
+  parameter_names,
   sentencepiece_model,
-  t5_names,
-)
-from prompt_tuning.interop.parameter_names import (  # noqa: E402
-  hugging_face_name,
 )
 from prompt_tuning.models.t5.config import T5Config  # noqa: E402
 from prompt_tuning.models.t5.network import Transformer  # noqa: E402
@@ -31,7 +28,7 @@ WO = "enc/block.0/layer.1/DenseReluDense/wo"
 
 def _module(name):
   """Returns the module that the exporter names for a parameter of T5X."""
-  key = hugging_face_name(name, CONFIG).removesuffix(".weight")
+  key = parameter_names.hugging_face_name(name, CONFIG).removesuffix(".weight")
   if key in ("shared", "lm_head"):
     return {"shared": "enc/embed_tokens", "lm_head": "m/lm_head"}[key]
   stack, _, path = key.partition(".")
@@ -44,7 +41,7 @@ def params():
   rng = np.random.default_rng(0)
   return {
     name: rng.normal(size=shape).astype(np.float32)
-    for name, shape in t5_names.shapes(CONFIG).items()
+    for name, shape in parameter_names.shapes(CONFIG).items()
   }
 
 

@@ -13,9 +13,9 @@ import safetensors.numpy
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import (
   hugging_face,
+  parameter_names,
   peft_adapters,
   prompt_conversion,
-  t5_names,
 )
 from prompt_tuning.models.t5 import config
 from t5x import checkpoints
@@ -113,7 +113,7 @@ def base(tmp_path, monkeypatch):
     "models/base",
     {
       name: stored_arrays.in_memory(np.ones(shape, np.float32))
-      for name, shape in t5_names.shapes(sizes).items()
+      for name, shape in parameter_names.shapes(sizes).items()
     },
   )
   return "models/base"

@@ -1,10 +1,10 @@
-"""T5Gemmas of Hugging Face's: their configurations."""
+"""Configurations of T5Gemmas of Hugging Face's."""
 
 from collections.abc import Mapping
 import pathlib
 from typing import Any
 
-from prompt_tuning.interop import decoder_names
+from prompt_tuning.interop import decoder_configs
 from prompt_tuning.models.t5gemma.config import T5GemmaConfig
 from t5x.files import parsing
 
@@ -38,7 +38,7 @@ def read_config(file: pathlib.Path, content: Mapping[str, Any]) -> Any:
       "tie_word_embeddings": content.get("tie_word_embeddings", True),
     }
     first, second = (
-      vars(decoder_names.read_config(file, {**stack, **of_all}))
+      vars(decoder_configs.read_config(file, {**stack, **of_all}))
       for stack in (encoder, decoder)
     )
     return T5GemmaConfig(

@@ -1,16 +1,11 @@
-"""A T5 1.1 of Hugging Face's: its configuration, and shapes of parameters."""
+"""The configuration of a T5 1.1 of Hugging Face's."""
 
-from collections.abc import Mapping
-import functools
 import json
 import pathlib
 from typing import Annotated, Any
 
 import pydantic
 
-from prompt_tuning.models import networks
-from prompt_tuning.models.layers import Config
-from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.models.t5.config import T5Config
 from t5x.files import parsing
 
@@ -92,25 +87,3 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
   )
   with parsing.of(file, what):
     return T5Config(**{ours: config[name] for ours, name in SIZES.items()})
-
-
-def is_transposed(name: str) -> bool:
-  """Returns whether Hugging Face transposes the parameter with T5X's name."""
-  return name.endswith(("/kernel", "/rel_embedding"))
-
-
-@functools.lru_cache(maxsize=8)
-def shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
-  """Returns T5X's name -> shape for every parameter of the network."""
-  return parameter_shapes(networks.make(config))
-
-
-def differences(
-  expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-  """Lists the parameters that are missing, too many, or of another shape."""
-  return [
-    f"{name}: expected {expected.get(name)}, got {got.get(name)}"
-    for name in sorted(expected.keys() | got.keys())
-    if expected.get(name) != got.get(name)
-  ]

@@ -1,4 +1,4 @@
-"""Decoders of Hugging Face's: their configurations."""
+"""Configurations of decoders of Hugging Face's."""
 
 from collections.abc import Mapping
 import dataclasses
