@@ -72,6 +72,7 @@ def tabulate(cases: Mapping[str, Case]) -> None:
         "one prompt's time."
         for x in records
       ]
+      parts.append("")
   if found["t5x"]:
     parts += [
       "## Training steps, beside Google's T5X",
@@ -80,17 +81,18 @@ def tabulate(cases: Mapping[str, Case]) -> None:
       "",
       table(found["t5x"]),
     ]
-  places = set()
+  runs: dict[str, set[str]] = {}
   for record in itertools.chain.from_iterable(found.values()):
-    versions = record["versions"]
-    places.add(
-      f"* {harness.machine(record)}; "
-      f"{', '.join(f'{k} {versions[k]}' for k in versions)}; commit "
-      f"{record['commit'][:7]}"
-      f"{' with changes' if record['uncommitted_changes'] else ''}; load "
-      f"average {record['load_average']:.0f}."
+    versions = [f"{name} {x}" for name, x in record["versions"].items()]
+    place = f"{harness.machine(record)}; {', '.join(versions)}"
+    changes = " with changes" if record["uncommitted_changes"] else ""
+    runs.setdefault(place, set()).add(
+      f"{record['commit'][:7]}{changes} at {record['load_average']:.0f}"
     )
-  parts += ["", *sorted(places)]
+  parts += [
+    f"{place}. Commits, and the load average: {', '.join(sorted(some))}."
+    for place, some in runs.items()
+  ]
   title = "Ours and PEFT, side by side"
   TABLE.write_text(harness.page("compare.py --tabulate", title, about, parts))
 
