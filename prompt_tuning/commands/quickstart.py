@@ -17,12 +17,13 @@ import pathlib
 
 import prompt_tuning
 
-# --model -> its folder in checkpoints/, and its default task and steps.
+# --model -> its folder in checkpoints/, its default task and steps, and the
+# learning rate. At the paper's 0.3 the ladder's models take twice the steps.
 MODELS = {
-  "t5_small": ("t5_small", "mini_boolq", 200),
-  "ladder_xs": ("ladder_xs/lm_100", "ladder_boolq", 300),
-  "ladder_s": ("ladder_s/lm_100", "ladder_boolq", 300),
-  "ladder_m": ("ladder_m/lm_100", "ladder_boolq", 200),
+  "t5_small": ("t5_small", "mini_boolq", 200, 0.3),
+  "ladder_xs": ("ladder_xs/lm_100", "ladder_boolq", 300, 0.1),
+  "ladder_s": ("ladder_s/lm_100", "ladder_boolq", 100, 0.1),
+  "ladder_m": ("ladder_m/lm_100", "ladder_boolq", 100, 0.1),
 }
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
       "The quick start needs the checkpoints of the repository: run it in a "
       "checkout."
     )
-  place, own_task, steps = MODELS[args.model]
+  place, own_task, steps, rate = MODELS[args.model]
   task, steps = args.task or own_task, args.steps or steps
   if task.partition("_")[0] != own_task.partition("_")[0]:
     raise ValueError(f"{args.model} knows tasks like {own_task}, not {task}.")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     "EVAL_STEPS": 4,
     "BATCH_SIZE": 16,
     "PROMPT_LENGTH": 20,
-    "LEARNING_RATE": 0.3,
+    "LEARNING_RATE": rate,
   }
   compilation_cache.enable()
   folder = root / "runs" / "quickstart" / f"{args.model}-{task}"
