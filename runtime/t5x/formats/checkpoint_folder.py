@@ -5,8 +5,9 @@ by a change of its mark: whenever a run is killed, `checkpoint_<step>` is whole
 or does not count. One process of a run renames checkpoints.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 import dataclasses
+import difflib
 import os
 import re
 
@@ -21,6 +22,8 @@ _NEW, _DELETED = ".new", ".deleted"
 _LEFTOVER = re.compile(
   rf"checkpoint_\d+(\{_NEW}|\{_DELETED}|(\{_NEW})?\.orbax-checkpoint-tmp.*)"
 )
+# Names that an error lists.
+_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +155,8 @@ def find_checkpoint(path: str) -> str:
       "that holds such folders."
     )
     if (parent := folder.parent).is_dir():
-      there = sorted(p.name for p in parent.iterdir())
-      text += f" In {parent}: {', '.join(there) or 'nothing'}."
+      there = [p.name for p in parent.iterdir()]
+      text += f" In {parent}: {_nearest(folder.name, there)}."
     if not os.path.isabs(path) and not storage.is_bucket(path):
       text += f" The working directory is {os.getcwd()}."
     raise ValueError(text)
@@ -162,7 +165,16 @@ def find_checkpoint(path: str) -> str:
   found = CheckpointFolder(folder)
   if steps := found.steps():
     return str(found.checkpoint(steps[-1]))
-  others = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+  others = [p.name for p in folder.iterdir() if p.is_dir()]
   raise ValueError(
-    f"No checkpoint_<step> in {path}; folders there: {others or 'none'}."
+    f"No checkpoint_<step> in {path}; folders there: "
+    f"{_nearest('checkpoint_', others)}."
   )
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+  """Lists the names that are most like one, and counts the others."""
+  near = difflib.get_close_matches(name, sorted(names), _SHOWN, cutoff=0)
+  others = len(names) - len(near)
+  more = [f"{others} more"] if others else []
+  return ", ".join([*near, *more]) or "nothing"
