@@ -30,6 +30,12 @@ _MAJORITY: Any = {
   "linewidth": 1,
   "label": "Most frequent answer",
 }
+_FRONT: Any = {
+  "color": "#AAAAAA",
+  "linewidth": 1,
+  "zorder": 0,
+  "label": "None better with fewer",
+}
 _LEGEND: Any = {"fontsize": 7.5, "frameon": False}
 _BELOW: Any = {"loc": "outside lower center", **_LEGEND}
 # Numbers that span more than this are drawn on a logarithmic axis.
@@ -299,8 +305,11 @@ def _draw_dots_of(
 
 
 def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
-  """Draws means over tasks by how many parameters train; a line for none."""
-  view, shown = results.view, []
+  """Draws means over tasks by how many parameters train; a line for none.
+
+  A line joins the methods that no other one beats with fewer parameters.
+  """
+  view, shown, points = results.view, [], []
   for row, label in results.row_labels().items():
     counts, place = view.trainable(row), view.means[row]
     if counts is None or not place.scores:
@@ -311,7 +320,12 @@ def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
       panel.axhline(mean, color=style.color, linestyle=":", label=label)
       continue
     shown += [mean - std, mean + std]
+    points.append((counts[0], mean))
     _draw_dots_of(panel, [(counts[0], mean, std)], label, style)
+  front = [
+    (n, x) for n, x in points if x == max(b for a, b in points if a <= n)
+  ]
+  panel.plot(*zip(*sorted(front), strict=True), **_FRONT)
   majorities = [results.majority(x) for x in view.columns]
   known = [x for x in majorities if x is not None]
   if len(known) == len(majorities):
