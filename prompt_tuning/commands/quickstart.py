@@ -18,7 +18,7 @@ import pathlib
 import prompt_tuning
 
 # --model -> its folder in checkpoints/, its default task and steps, and the
-# learning rate. At the paper's 0.3 the ladder's models take twice the steps.
+# learning rate. At the paper's 0.3, ladder_m takes twice the steps.
 MODELS = {
   "t5_small": ("t5_small", "mini_boolq", 200, 0.3),
   "ladder_xs": ("ladder_xs/lm_100", "ladder_boolq", 300, 0.1),
