@@ -110,8 +110,15 @@ def test_openai_s_client_streams_every_token(client):
     assert "".join(part.text for part in parts) == choice.text
     assert parts[-1].finish_reason == choice.finish_reason
     told = [part.logprobs for part in parts if part.logprobs]
+    # Another program may give another last bit.
+    near = functools.partial(pytest.approx, abs=1e-5)
     for name, values in choice.logprobs:
-      assert [x for part in told for x in getattr(part, name)] == values
+      streamed = [x for part in told for x in getattr(part, name)]
+      if name == "token_logprobs":
+        values = near(values)
+      elif name == "top_logprobs":
+        values = [near(top) for top in values]
+      assert streamed == values
     tops = choice.logprobs.top_logprobs
     assert all(len(top) <= 2 for top in tops)
     # Greedy: the likeliest was taken.
