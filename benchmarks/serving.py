@@ -3,11 +3,12 @@
   python benchmarks/serving.py --part=mixed --part=equality
 
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
-for each request), `equality` (answers under load against `t5x.infer`'s), `load`
-(a server at the highest sustainable rate, then at twice that), `many` (ten
-thousand prompts against one), `starts` (time and memory until a server
-answers). `mixed` and `equality` ask the engine in
-this process, the others a server over HTTP.
+for each request), `equality` (answers under load against `t5x.infer`'s),
+`joining` (answers of 1 to 128 tokens, where requests join a running batch),
+`load` (a server at the highest sustainable rate, then at twice that), `many`
+(ten thousand prompts against one), `starts` (time and memory until a server
+answers). The first three ask the engine in this process, the others a server
+over HTTP.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -30,12 +31,13 @@ import harness
 import prompt_tuning as pt
 from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
-from traffic import load, many, mixed, starts
+from traffic import joining, load, many, mixed, starts
 
 # Part -> the module that knows values of its record.
 _PARTS = {
   "mixed": mixed,
   "equality": mixed,
+  "joining": joining,
   "load": load,
   "many": many,
   "starts": starts,
@@ -56,6 +58,9 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "equality":
     number = 50 if args.quick else 500
     return found | mixed.equality(pt.load(checkpoint), task, number)
+  if part == "joining":
+    sizes = (64, 2) if args.quick else (args.requests // 2, 5)
+    return found | joining.joining(pt.load(checkpoint), task, *sizes)
   if part == "load":
     seconds = 20.0 if args.quick else args.seconds
     return found | load.under_load(checkpoint, task, seconds, folder)
@@ -76,9 +81,9 @@ def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
 def page(records: Iterable[Mapping[str, Any]]) -> str:
   """Returns a page of records."""
   about = [
-    "Ratios are of turns beside each other: median, least and most. `mixed`",
-    "and `equality` ask the engine in one process; the others ask a server",
-    "over HTTP.",
+    "Ratios are of turns beside each other: median, least and most. `mixed`,",
+    "`equality` and `joining` ask the engine in one process; the others ask a",
+    "server over HTTP.",
   ]
   lines, order = [], list(_PARTS)
   for record in sorted(

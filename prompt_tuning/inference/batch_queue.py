@@ -167,7 +167,8 @@ class Settings:
     longest_prompt: Positions of the longest prompt.
     room: Limit on waiting requests.
     patience: Seconds that a request waits for others to share a batch with.
-    chunk: Steps of decoding before other batches get their turn.
+    chunk: Steps of decoding before other batches get their turn, and other
+      requests join.
     running: Limit on batches that are decoded in turn.
   """
 
@@ -234,16 +235,8 @@ class BatchQueue:
       return None
     shape = self._tickets[0][1]
     rows = self._settings.shapes.rows_of(shape)
-    fitting = [x for x in self._tickets if x[1].fits_into(shape)]
-    # Shorter requests use rows that would otherwise be padding.
-    fitting.sort(key=lambda x: x[1] != shape)
-    chosen, alike, prompts = [], 0, set()
-    for ticket, own in fitting:
-      needed = prompts | {ticket.request.prompt} - {None}
-      if len(chosen) < rows[-1] and len(needed) <= self._settings.slots:
-        chosen.append((ticket, own))
-        alike += own == shape
-        prompts = needed
+    chosen = self._fitting(shape, rows[-1])
+    alike = sum(own == shape for _, own in chosen)
     if alike < rows[-1] and now < self.due():
       return None
     sizes = [next(number for number in rows if number >= alike)]
@@ -255,9 +248,56 @@ class BatchQueue:
 
     # Small batches that are full may be faster than a large one that is not.
     size = max(sizes, key=speed)
-    taken = [ticket for ticket, _ in chosen[:size]]
+    return self._remove(chosen[:size]), shape, size
+
+  def take_more(
+    self, shape: Shape, rows: int, free: int, may_overtake: bool
+  ) -> tuple[list[Ticket], Shape, int] | None:
+    """Takes requests that join a batch which is being decoded.
+
+    None join one that decodes all of its tokens at once.
+
+    Args:
+      shape: That of the batch.
+      rows: The batch's rows. Fewer join at a time.
+      free: How many of them have no request.
+      may_overtake: Whether the oldest request may stay.
+
+    Returns:
+      As `take`; None if no request fits.
+    """
+    self._drop_finished()
+    sizes = [x for x in self._settings.shapes.rows_of(shape) if x < rows]
+    is_short = shape.steps <= self._settings.chunk
+    if is_short or not (free and sizes and self._tickets):
+      return None
+    if not (may_overtake or self._tickets[0][1].fits_into(shape)):
+      return None
+    chosen = self._fitting(shape, min(free, sizes[-1]))
+    if not chosen:
+      return None
+    size = next(x for x in sizes if x >= len(chosen))
+    return self._remove(chosen), shape, size
+
+  def _fitting(self, shape: Shape, most: int) -> list[tuple[Ticket, Shape]]:
+    """Returns requests for a batch of a shape, those of that shape first.
+
+    Shorter requests use rows that would otherwise be padding.
+    """
+    fitting = [x for x in self._tickets if x[1].fits_into(shape)]
+    fitting.sort(key=lambda x: x[1] != shape)
+    chosen, prompts = [], set()
+    for ticket, own in fitting:
+      needed = prompts | {ticket.request.prompt} - {None}
+      if len(chosen) < most and len(needed) <= self._settings.slots:
+        chosen.append((ticket, own))
+        prompts = needed
+    return chosen
+
+  def _remove(self, chosen: list[tuple[Ticket, Shape]]) -> list[Ticket]:
+    taken = [ticket for ticket, _ in chosen]
     self._tickets = deque(x for x in self._tickets if x[0] not in taken)
-    return taken, shape, size
+    return taken
 
   def took(self, shape: Shape, rows: int, seconds: float) -> None:
     """Counts in the time of a batch, by which later ones get their rows."""

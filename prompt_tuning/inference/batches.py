@@ -1,11 +1,10 @@
 """Requests as the arrays of a batch, and its results as answers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.inference import ranking
@@ -23,17 +22,16 @@ from prompt_tuning.inference.requests import (
 
 @dataclasses.dataclass(eq=False)
 class Batch:
-  """A batch in progress, or a finished one.
+  """Requests that start together.
 
   Attributes:
-    tickets: Its requests.
+    tickets: The requests.
     shape: A shape that they fit into.
-    rows: Number of rows, B, unused ones included.
+    rows: Number of rows, unused ones included.
     started: Time of its start, on `time.monotonic`.
     first_answer: Time of its first tokens or scores, on the same clock; 0 if
       it has none, as it failed.
     output_tokens: Tokens generated so far.
-    busy: Seconds that the engine worked on it so far.
     seconds: From its start to its end.
   """
 
@@ -43,7 +41,6 @@ class Batch:
   started: float
   first_answer: float = 0.0
   output_tokens: int = 0
-  busy: float = 0.0
   seconds: float = 0.0
 
   @property
@@ -56,19 +53,16 @@ class Batch:
     """Positions of prompts and tokens of inputs."""
     return sum(len(x.tokens) + x.prompt_length for x in self.requests)
 
+  @property
+  def is_done(self) -> bool:
+    """Whether all requests have their answers, or were given up."""
+    return all(ticket.done() for ticket in self.tickets)
 
-def run(programs: CompiledPrograms, batch: Batch, chunk: int) -> Iterator[None]:
-  """Answers the requests of a batch, some of the work each time.
 
-  Args:
-    programs: The model.
-    batch: The requests.
-    chunk: Steps of decoding at a time.
-  """
-  if batch.shape.kind == "generate":
-    return _decode(programs, batch, chunk)
-  others = {"rank": _rank, "beam": _search, "embed": _embed}
-  return others[batch.shape.kind](programs, batch)
+def answer(programs: CompiledPrograms, batch: Batch) -> None:
+  """Answers the requests of a batch that are answered in one step."""
+  kinds = {"rank": _rank, "beam": _search, "embed": _embed}
+  kinds[batch.shape.kind](programs, batch)
 
 
 def _encode(
@@ -90,18 +84,110 @@ def _encode(
   return programs("encode", table, tokens, slots, lengths), tokens
 
 
-def _decode(
-  programs: CompiledPrograms, batch: Batch, chunk: int
-) -> Iterator[None]:
-  """Decodes greedily or samples, some steps at a time."""
+@dataclasses.dataclass(eq=False)
+class _Row:
+  """A row of a `Decoding`, of whose answer `done` tokens were handed over."""
+
+  ticket: Ticket
+  batch: Batch
+  done: int = 0
+
+
+class Decoding:
+  """Rows that are decoded together, each from its own start to its own end.
+
+  A request may join, in the place of one that has its answer.
+
+  Attributes:
+    shape: A shape that all requests fit into.
+    rows: Number of rows, B, unused ones included.
+    batches: Those of the requests; the engine removes them.
+    busy: Seconds that the engine decoded.
+    was_joined: Whether another batch has joined the first.
+  """
+
+  def __init__(self, programs: CompiledPrograms, batch: Batch):
+    """Encodes the inputs of a batch, which gives it its shape and rows."""
+    self.shape, self.rows = batch.shape, batch.rows
+    self.batches: list[Batch] = []
+    self.busy = 0.0
+    self.was_joined = False
+    self._programs = programs
+    self._rows: list[_Row | None] = [None] * self.rows
+    self._sampling = _sampling([], self.rows)
+    self._tokens = np.zeros((self.rows, self.shape.length), np.int32)
+    self._state: Any = None  # And what it attends to.
+    self.join(batch)
+
+  @property
+  def free(self) -> list[int]:
+    """The rows that have no request without an answer."""
+    return [i for i, x in enumerate(self._rows) if x is None or x.ticket.done()]
+
+  def join(self, batch: Batch) -> None:
+    """Encodes the inputs of another batch, and gives them free rows.
+
+    Args:
+      batch: Has fewer rows than this, unless it is the first.
+    """
+    begun, tokens = _begin(self._programs, batch)
+    count = len(batch.tickets)
+    places = np.full(batch.rows, self.rows, np.int32)  # Unused rows: nowhere.
+    places[:count] = self.free[:count]
+    if self._state is not None:
+      begun = self._programs("join", self._state, begun, places)
+      self.was_joined = True
+    self._state = begun
+    places = places[:count]
+    self._tokens[places] = tokens[:count]
+    own = _sampling(batch.requests, count)
+    for values, new in zip(self._sampling[:-1], own[:-1], strict=True):
+      values[places] = new
+    for place, ticket in zip(places, batch.tickets, strict=True):
+      self._rows[place] = _Row(ticket, batch)
+    self.batches.append(batch)
+
+  def advance(self, chunk: int) -> None:
+    """Decodes some tokens of every row, and hands them over.
+
+    Args:
+      chunk: The most; 1 if a request wants each token at once.
+    """
+    live = {
+      i: row
+      for i, row in enumerate(self._rows)
+      if row is not None and not row.ticket.done()
+    }
+    for i in self.free:  # One may have been cancelled: decode no further.
+      self._sampling.limits[i] = 0
+    requests: list[Any] = [row.ticket.request for row in live.values()]
+    if any(request.on_token for request in requests):
+      chunk = 1
+    state, attended = self._state
+    sampling = self._sampling._replace(
+      wants_top=_sampling(requests, self.rows).wants_top
+    )
+    state = self._programs(
+      "advance", attended, self._tokens, sampling, state, np.int32(chunk)
+    )
+    self._state = state, attended
+    decoded, *arrays = jax.device_get(
+      (state.decoded, state.tokens, state.log_probs)
+      + ((state.top, state.top_log_probs) if sampling.wants_top else ())
+    )
+    eos_id = self._programs.network.eos_id
+    for i, row in live.items():
+      index, columns = int(decoded[i]), [array[i] for array in arrays]
+      row.batch.output_tokens += _hand_over(
+        row.ticket, columns, row.done, index, eos_id
+      )
+      row.done = index
+
+
+def _begin(programs: CompiledPrograms, batch: Batch) -> tuple[Any, np.ndarray]:
+  """Returns the state before the first tokens, and the tokens of inputs."""
   requests: list[Generation] = batch.requests
-  tickets, shape, rows = batch.tickets, batch.shape, batch.rows
-
-  def column(values: Iterable, dtype: type) -> np.ndarray:
-    padded = np.zeros(rows, dtype)
-    padded[: len(requests)] = list(values)
-    return padded
-
+  shape, rows = batch.shape, batch.rows
   numbers: dict[Any, int] = {}
   inputs = [
     numbers.setdefault((x.tokens, x.prompt), len(numbers)) for x in requests
@@ -112,40 +198,27 @@ def _decode(
   if size == rows:
     inputs, distinct = range(len(requests)), requests
   encoded, tokens = _encode(programs, distinct, shape.length, size)
-  inputs = column(inputs, np.int32)
-  sampling = Sampling(
-    limits=column((x.max_tokens for x in requests), np.int32),
-    temperatures=column((x.temperature for x in requests), np.float32),
-    seeds=column((x.seed for x in requests), np.uint32),
-    choices=column((x.choice for x in requests), np.uint32),
+  inputs = _column(inputs, rows, np.int32)
+  limits = _sampling(requests, rows).limits
+  state = programs("begin", encoded, tokens, inputs, limits, steps=shape.steps)
+  return state, tokens[inputs] if size < rows else tokens
+
+
+def _sampling(requests: Sequence[Generation], rows: int) -> Sampling:
+  """Returns the decoding options of requests, on the host."""
+  return Sampling(
+    limits=_column((x.max_tokens for x in requests), rows, np.int32),
+    temperatures=_column((x.temperature for x in requests), rows, np.float32),
+    seeds=_column((x.seed for x in requests), rows, np.uint32),
+    choices=_column((x.choice for x in requests), rows, np.uint32),
     wants_top=np.bool_(any(x.top_log_probs for x in requests)),
   )
-  if any(request.on_token for request in requests):
-    chunk = 1
-  state, attended = programs(
-    "begin", encoded, tokens, inputs, sampling.limits, steps=shape.steps
-  )
-  if size < rows:
-    tokens = tokens[inputs]
-  done = 0
-  while not all(ticket.done() for ticket in tickets):
-    for i, ticket in enumerate(tickets):
-      if ticket.done():  # It may have been cancelled: decode no further.
-        sampling.limits[i] = 0
-    until = jnp.int32(min(done + chunk, shape.steps))
-    state = programs("advance", attended, tokens, sampling, state, until)
-    index, *arrays = jax.device_get(
-      (state.decoded, state.tokens, state.log_probs)
-      + ((state.top, state.top_log_probs) if sampling.wants_top else ())
-    )
-    for i, ticket in enumerate(tickets):
-      if not ticket.done():
-        row = [array[i] for array in arrays]
-        batch.output_tokens += _hand_over(
-          ticket, row, done, int(index), programs.network.eos_id
-        )
-    done = int(index)
-    yield
+
+
+def _column(values: Iterable, rows: int, dtype: type) -> np.ndarray:
+  padded, own = np.zeros(rows, dtype), list(values)
+  padded[: len(own)] = own
+  return padded
 
 
 def _hand_over(
@@ -196,8 +269,8 @@ def _hand_over(
   return max(0, end - done)
 
 
-def _search(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
-  """Answers by beam search, in one step."""
+def _search(programs: CompiledPrograms, batch: Batch) -> None:
+  """Answers by beam search."""
   shape, eos_id = batch.shape, programs.network.eos_id
   encoded, tokens = _encode(programs, batch.requests, shape.length, batch.rows)
   found, scores = jax.device_get(
@@ -216,11 +289,10 @@ def _search(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
         float(values[-1]),
       )
     )
-  yield
 
 
-def _rank(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
-  """Scores the labels of every row, in one step."""
+def _rank(programs: CompiledPrograms, batch: Batch) -> None:
+  """Scores the labels of every row."""
   shape, given = batch.shape, [x.labels for x in batch.requests]
   encoded, tokens = _encode(programs, batch.requests, shape.length, batch.rows)
   labels = ranking.pack_labels(given, batch.rows, shape.steps)
@@ -228,11 +300,10 @@ def _rank(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
   scores = ranking.label_scores(labels, log_probs)
   for ticket, own, row in zip(batch.tickets, given, scores, strict=False):
     ticket.finish(tuple(row[: len(own)].tolist()))
-  yield
 
 
-def _embed(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
-  """Averages the encoded tokens of every input, in one step.
+def _embed(programs: CompiledPrograms, batch: Batch) -> None:
+  """Averages the encoded tokens of every input.
 
   A decoder gives its output at the last token.
   """
@@ -245,4 +316,3 @@ def _embed(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
     start = request.prompt_length
     own = slice(start, start + len(request.tokens))
     ticket.finish(row if is_decoder else row[own].mean(axis=0))
-  yield

@@ -101,6 +101,7 @@ class CompiledPrograms:
       settings.slots, settings.longest_prompt, model.config.emb_dim
     )
     self.shapes = settings.shapes
+    self._chunk = settings.chunk
     self._params = model.params
     self._programs: dict[Any, Callable[..., Any]] = {}
 
@@ -118,7 +119,7 @@ class CompiledPrograms:
       program = jax.jit(
         functools.partial(getattr(self.network, name), **keywords),
         # The old state of decoding; its memory is used again.
-        donate_argnums=4 if name == "advance" else (),
+        donate_argnums={"advance": 4, "join": 1}.get(name, ()),
       )
       return program.lower(self._params, *arguments).compile()
 
@@ -156,10 +157,6 @@ class CompiledPrograms:
     if shape.kind == "beam":
       yield "search", (encoded, tokens), {**keywords, "beams": shape.beams}
       return
-    for all_rows in self.shapes.rows_of(shape):
-      if all_rows >= B:  # Rows may share inputs.
-        more = _array(all_rows)
-        yield "begin", (encoded, tokens, more, more), keywords
     state, attended = jax.eval_shape(
       functools.partial(self.network.begin, **keywords),
       self._params,
@@ -168,6 +165,16 @@ class CompiledPrograms:
       rows,
       rows,
     )
+    for all_rows in self.shapes.rows_of(shape):
+      if all_rows >= B:  # Rows may share inputs.
+        more = _array(all_rows)
+        yield "begin", (encoded, tokens, more, more), keywords
+      if all_rows > B and shape.steps > self._chunk:
+        running = jax.tree.map(
+          lambda x, n=all_rows: _array(n, *x.shape[1:], dtype=x.dtype),
+          (state, attended),
+        )
+        yield "join", (running, (state, attended), rows), {}
     sampling = Sampling(
       rows,
       _array(B, dtype=jnp.float32),

@@ -1,14 +1,15 @@
 """The engine: one frozen model that answers with many prompts at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+import functools
 import threading
 import time
 
 from absl import logging
 
 from prompt_tuning.inference import batches
-from prompt_tuning.inference.batch_queue import BatchQueue, Settings
-from prompt_tuning.inference.batches import Batch
+from prompt_tuning.inference.batch_queue import BatchQueue, Settings, Shape
+from prompt_tuning.inference.batches import Batch, Decoding
 from prompt_tuning.inference.compiled import CompiledPrograms
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import Request, Ticket, TunedPrompt
@@ -39,7 +40,7 @@ class Engine:
     Args:
       model: The frozen model.
       settings: Its settings.
-      on_batch: Called in the engine's thread after every batch.
+      on_batch: Called in the engine's thread at the end of every batch.
     """
     self.model = model
     self.settings = settings = settings or Settings()
@@ -49,7 +50,8 @@ class Engine:
     self._queue = BatchQueue(settings)
     self._on_batch = on_batch
     self._changed = threading.Condition()
-    self._running: dict[Batch, Iterator[None]] = {}
+    self._running: set[Batch] = set()
+    self._decodings: list[Decoding] = []
     self._is_closed = False
     self._thread = threading.Thread(target=self._work, name="engine")
 
@@ -92,7 +94,7 @@ class Engine:
   def running(self) -> int:
     """Number of requests in batches."""
     # A copy: the engine's thread changes it meanwhile.
-    return sum(len(batch.tickets) for batch in list(self._running))
+    return sum(len(batch.tickets) for batch in self._running.copy())
 
   def submit(self, requests: Sequence[Request]) -> list[Ticket]:
     """Takes all of the requests, or none.
@@ -162,12 +164,13 @@ class Engine:
         )
 
   def _turn(self) -> bool:
-    """Starts a batch, if there is one, and continues all; False at the end."""
+    """Starts what waits, and continues what runs; False at the end."""
     with self._changed:
+      joining = self._take_joining()
       taken = None
-      if len(self._running) < self.settings.running:
+      if len(self._decodings) < self.settings.running:
         taken = self._queue.take(time.monotonic())
-      if taken is None and not self._running:
+      if taken is None and not self._decodings:
         if self._queue:
           self._changed.wait(max(0, self._queue.due() - time.monotonic()))
         elif self._is_closed:
@@ -175,29 +178,87 @@ class Engine:
         else:
           self._changed.wait()
         return True
-    if taken is not None:
-      batch = Batch(*taken, started=time.monotonic())
-      work = batches.run(self._programs, batch, self.settings.chunk)
-      self._running[batch] = work
-    for batch in list(self._running):
-      self._advance(batch)
+      started = None if taken is None else self._batch(taken)
+    for decoding, batch in joining:
+      self._attempt([batch], functools.partial(decoding.join, batch))
+    if started is not None:
+      self._start(started)
+    for decoding in self._decodings.copy():
+      self._advance(decoding)
     return True
 
-  def _advance(self, batch: Batch) -> None:
-    start = time.monotonic()
+  def _batch(self, taken: tuple[list[Ticket], Shape, int]) -> Batch:
+    batch = Batch(*taken, started=time.monotonic())
+    self._running.add(batch)
+    return batch
+
+  def _take_joining(self) -> list[tuple[Decoding, Batch]]:
+    """Takes requests for rows of decodings that have become free.
+
+    Once no batch can start, none overtakes the oldest request, so that
+    decodings end.
+    """
+    joining = []
+    may_overtake = len(self._decodings) < self.settings.running
+    for decoding in self._decodings:
+      free = len(decoding.free)
+      while taken := self._queue.take_more(
+        decoding.shape, decoding.rows, free, may_overtake
+      ):
+        joining.append((decoding, self._batch(taken)))
+        free -= len(taken[0])
+    return joining
+
+  def _attempt(self, served: Sequence[Batch], work: Callable[[], None]) -> bool:
+    """Does some work; if it fails, so do the batches that it is for."""
     try:
-      is_over = next(self._running[batch], self) is self
-      batch.first_answer = batch.first_answer or time.monotonic()
-      batch.busy += time.monotonic() - start
-      if not is_over:
-        return
-      self._queue.took(batch.shape, batch.rows, batch.busy)
+      work()
+      return True
     except Exception as error:
       logging.error("A batch failed.", exc_info=error)
-      for ticket in batch.tickets:  # Not a ValueError: no request is wrong.
-        ticket.finish(RuntimeError("The batch failed: see the log."))
+      for batch in served:
+        for ticket in batch.tickets:  # Not a ValueError: no request is wrong.
+          ticket.finish(RuntimeError("The batch failed: see the log."))
+        self._end(batch)
       if self.table.array.is_deleted():  # By a copy that failed.
         raise  # No other batch could be answered.
-    del self._running[batch]
+      return False
+
+  def _end(self, batch: Batch) -> None:
+    self._running.remove(batch)
     batch.seconds = time.monotonic() - batch.started
     self._on_batch(batch)
+
+  def _start(self, batch: Batch) -> None:
+    """Answers a batch, or begins to decode it."""
+    if batch.shape.kind == "generate":
+      self._attempt(
+        [batch],
+        lambda: self._decodings.append(Decoding(self._programs, batch)),
+      )
+      return
+    begun = time.monotonic()
+    answer = functools.partial(batches.answer, self._programs, batch)
+    if self._attempt([batch], answer):
+      batch.first_answer = time.monotonic()
+      self._queue.took(batch.shape, batch.rows, batch.first_answer - begun)
+      self._end(batch)
+
+  def _advance(self, decoding: Decoding) -> None:
+    """Decodes some tokens, and ends the batches that have all of theirs."""
+    begun = time.monotonic()
+    advance = functools.partial(decoding.advance, self.settings.chunk)
+    if not self._attempt(decoding.batches, advance):
+      self._decodings.remove(decoding)
+      return
+    now = time.monotonic()
+    decoding.busy += now - begun
+    for batch in decoding.batches.copy():
+      batch.first_answer = batch.first_answer or now
+      if batch.is_done:
+        decoding.batches.remove(batch)
+        self._end(batch)
+    if not decoding.batches:
+      self._decodings.remove(decoding)
+      if not decoding.was_joined:
+        self._queue.took(decoding.shape, decoding.rows, decoding.busy)

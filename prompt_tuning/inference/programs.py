@@ -47,12 +47,12 @@ class Sampling(NamedTuple):
 
 
 class State(NamedTuple):
-  """A batch that is being decoded.
+  """A batch that is being decoded, whose rows need not have begun together.
 
   Attributes:
-    decoded: int32 scalar, tokens so far.
+    decoded: [B] int32, tokens so far.
     token: [B, 1] The last of them.
-    cache: The decoder's cache.
+    cache: The decoder's cache, whose scalars are [B].
     tokens: [B, S] 0 after the end.
     log_probs: [B, S] In nats, under the model's own distribution.
     top: [B, S, TOP] The likeliest tokens, if a row wants them.
@@ -176,13 +176,15 @@ class Network:
     cache, attended = decoding.start_decoding(
       self._module, params, encoded, tokens, steps
     )
-    if len(tokens) < B:
-      # Scalars are shared by all rows.
-      cache, attended = jax.tree.map(
-        lambda x: x[inputs] if x.ndim else x, (cache, attended)
-      )
+
+    def of_rows(x: jax.Array) -> jax.Array:
+      if not x.ndim:
+        return jnp.full(B, x)
+      return x[inputs] if len(tokens) < B else x
+
+    cache, attended = jax.tree.map(of_rows, (cache, attended))
     state = State(
-      decoded=jnp.int32(0),
+      decoded=jnp.zeros(B, jnp.int32),
       token=jnp.zeros((B, 1), jnp.int32),
       cache=cache,
       tokens=jnp.zeros((B, steps), jnp.int32),
@@ -193,6 +195,25 @@ class Network:
     )
     return state, attended
 
+  def join(
+    self,
+    params: Mapping[str, Any],
+    running: tuple[State, Attended],
+    joining: tuple[State, Attended],
+    rows: jax.Array,
+  ) -> tuple[State, Attended]:
+    """Returns a running batch with other rows in the places of some.
+
+    Args:
+      running: Of B rows, from `begin`, `advance` or this.
+      joining: Of E rows, from `begin`.
+      rows: [E] Their places; B leaves a row out.
+    """
+    del params
+    return jax.tree.map(
+      lambda x, new: x.at[rows].set(new, mode="drop"), running, joining
+    )
+
   def advance(
     self,
     params: Mapping[str, Any],
@@ -200,30 +221,39 @@ class Network:
     tokens: jax.Array,
     sampling: Sampling,
     state: State,
-    until: jax.Array,
+    steps: jax.Array,
   ) -> State:
-    """Decodes until there are `until` tokens, or all rows have ended.
+    """Decodes some tokens, or until all rows have ended.
 
     Args:
       sampling: Options of each row.
-      state: From `begin` or an earlier `advance`.
-      until: int32 scalar, at most S.
+      state: From `begin`, `join` or an earlier `advance`.
+      steps: int32 scalar, the most tokens.
 
     Returns:
       The new state.
     """
-    # Not read: the decoder takes it from `attended`.
-    encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
-    steps = state.tokens.shape[1]
-    next_logits = decoding.next_logits(
-      self._module, params, attended, encoded, tokens, steps
-    )
+    rows, length = np.arange(len(tokens)), state.tokens.shape[1]
+
+    def next_logits(token, cache, attended, tokens):
+      """Decodes a row alone: each has a place of its own in its cache."""
+      cache, attended = jax.tree.map(
+        lambda x: x[None] if x.ndim else x, (cache, attended)
+      )
+      # Not read: the decoder takes it from `attended`.
+      encoded = jnp.zeros((1, len(tokens), self.config.emb_dim))
+      logits, cache = decoding.next_logits(
+        self._module, params, attended, encoded, tokens[None], length
+      )(token[None], cache)
+      return logits[0], jax.tree.map(lambda x: x[0] if x.ndim else x, cache)
 
     def step(state: State) -> State:
-      logits, cache = next_logits(state.token, state.cache)
+      logits, cache = jax.vmap(next_logits)(
+        state.token, state.cache, attended, tokens
+      )
       log_probs = jax.nn.log_softmax(logits)
       token = _choose(logits, sampling, state.decoded)
-      own = jnp.take_along_axis(log_probs, token[:, None], axis=1)
+      own = log_probs[rows, token]
       top_log_probs, top = lax.cond(
         sampling.wants_top,
         lambda: tuple(lax.top_k(log_probs, TOP)),
@@ -232,28 +262,32 @@ class Network:
           jnp.zeros((len(token), TOP), jnp.int32),
         ),
       )
-      token = jnp.where(state.ended, 0, token)[:, None]
+      # Of rows that have ended, nothing is kept.
+      places = jnp.where(state.ended, length, state.decoded)
 
       def put(whole: jax.Array, column: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice_in_dim(whole, column, state.decoded, 1)
+        return whole.at[rows, places].set(column, mode="drop")
 
-      decoded = state.decoded + 1
+      decoded = state.decoded + ~state.ended
       return State(
         decoded=decoded,
-        token=token,
+        token=token[:, None],
         cache=cache,
         tokens=put(state.tokens, token),
         log_probs=put(state.log_probs, own),
-        top=put(state.top, top[:, None]),
-        top_log_probs=put(state.top_log_probs, top_log_probs[:, None]),
+        top=put(state.top, top),
+        top_log_probs=put(state.top_log_probs, top_log_probs),
         ended=state.ended
-        | (token[:, 0] == self.eos_id)
+        | (token == self.eos_id)
         | (decoded >= sampling.limits),
       )
 
-    return lax.while_loop(
-      lambda state: (state.decoded < until) & ~jnp.all(state.ended), step, state
+    _, state = lax.while_loop(
+      lambda carry: (carry[0] < steps) & ~jnp.all(carry[1].ended),
+      lambda carry: (carry[0] + 1, step(carry[1])),
+      (jnp.int32(0), state),
     )
+    return state
 
   def search(
     self,
@@ -320,13 +354,13 @@ class Network:
 
 
 def _choose(
-  logits: jax.Array, sampling: Sampling, index: jax.Array
+  logits: jax.Array, sampling: Sampling, indices: jax.Array
 ) -> jax.Array:
-  """Returns the next token of each row, [B], from its logits [B, V]."""
+  """Returns the tokens at [B] places in the answers, by logits [B, V]."""
   likeliest = jnp.argmax(logits, axis=-1)
 
   def sample() -> jax.Array:
-    def sample_row(row, temperature, seed, choice):
+    def sample_row(row, temperature, seed, choice, index):
       key = jax.random.key(0)
       for number in (seed, choice, index):
         key = jax.random.fold_in(key, number)
@@ -335,7 +369,11 @@ def _choose(
       return jax.random.categorical(key, row / warm)
 
     sampled = jax.vmap(sample_row)(
-      logits, sampling.temperatures, sampling.seeds, sampling.choices
+      logits,
+      sampling.temperatures,
+      sampling.seeds,
+      sampling.choices,
+      indices,
     )
     return jnp.where(sampling.temperatures > 0, sampled, likeliest)
 

@@ -27,8 +27,9 @@ SHAPES = Shapes(
 )
 
 
-def _queue(room=10, slots=2):
-  settings = Settings(shapes=SHAPES, room=room, patience=1.0, slots=slots)
+def _queue(**options):
+  options = {"room": 10, "slots": 2, "chunk": 3, **options}
+  settings = Settings(shapes=SHAPES, patience=1.0, **options)
   return BatchQueue(settings)
 
 
@@ -103,6 +104,28 @@ def test_prompts_of_a_batch_fit_the_table():
   queue.put(tickets)
   assert queue.take(2.0)[0] == [tickets[0], tickets[1], tickets[3]]
   assert queue.take(2.0)[0] == [tickets[2]]
+
+
+def test_what_joins_fits_and_leaves_the_oldest_only_if_that_can_start():
+  queue, shape = _queue(), Shape("generate", 16, 4)
+  slow, short, long = _generation(3, steps=8), _generation(3), _generation(12)
+  assert queue.take_more(shape, 2, 1, may_overtake=True) is None
+  queue.put([slow, short, long])
+  assert queue.take_more(shape, 2, 1, may_overtake=False) is None
+  # Of a batch of two rows, no fewer could join one of one.
+  assert queue.take_more(shape, 1, 1, may_overtake=True) is None
+  assert queue.take_more(shape, 2, 0, may_overtake=True) is None
+  assert queue.take_more(shape, 2, 1, may_overtake=True) == ([long], shape, 1)
+  small = Shape("generate", 8, 8)
+  more = [_generation(3) for _ in range(3)]
+  queue.put(more)
+  # The batch has four rows: two join at a time.
+  taken = queue.take_more(small, 4, 3, may_overtake=False)
+  assert taken == ([slow, short], small, 2)
+  assert queue.take_more(small, 4, 1, may_overtake=False)[0] == more[:1]
+  queue = _queue(chunk=8)
+  queue.put(more)
+  assert queue.take_more(small, 4, 1, may_overtake=False) is None
 
 
 def test_cancelled_requests_take_neither_a_row_nor_room():

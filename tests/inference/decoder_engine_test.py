@@ -1,5 +1,7 @@
 """The engine answers for decoders and T5Gemmas as the Python door does."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import seqio
@@ -47,8 +49,15 @@ def test_rows_with_prompts_of_their_own_are_answered_together(
   requests += [Generation(*x, 8, num_beams=1) for x in tokens]
   requests += [Ranking(*x, labels) for x in tokens]
   requests += [Embedding(*tokens[0]), Generation(*tokens[0], 8, 1.0, choice=3)]
-  with Engine(model, Settings(shapes=shapes, longest_prompt=6)) as engine:
+  settings = Settings(shapes=shapes, longest_prompt=6, chunk=2)
+  with Engine(model, settings) as engine:
     answers = [ticket.result(300) for ticket in engine.submit(requests)]
+    # Of four in one batch, two end early; the fifth joins the others.
+    short = [dataclasses.replace(x, max_tokens=2) for x in requests[:2]]
+    tickets = engine.submit([*requests[:2], *short, requests[2]])
+    joined = [ticket.result(300) for ticket in tickets]
+  for answer, same in zip([*joined[:2], joined[4]], answers[:3], strict=True):
+    assert [x.id for x in answer.tokens] == [x.id for x in same.tokens]
   assert all(answer.finish_reason for answer in answers[:6])
   for (text, prompt), found, scores in zip(
     rows, answers[3:6], answers[6:9], strict=True

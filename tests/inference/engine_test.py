@@ -13,8 +13,9 @@ import tiny
 from prompt_tuning.inference import compiled
 from prompt_tuning.inference import engine as engine_lib
 from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.batches import Batch, Decoding
 from prompt_tuning.inference.compiled import CompiledPrograms
-from prompt_tuning.inference.requests import Generation, TunedPrompt
+from prompt_tuning.inference.requests import Generation, Ticket, TunedPrompt
 from t5x import decoding
 
 
@@ -119,6 +120,67 @@ def test_samples_of_one_input_are_encoded_once(engine, prompts):
   assert [len(x[2]) for x in calls if x[0] == "encode"] == [1, 4]
 
 
+def test_a_request_takes_the_row_of_one_that_ended(engine, prompts):
+  """Greedy and sampled rows answer as they do alone, when they join."""
+  samples = {"temperature": 1.0, "seed": 3, "top_log_probs": 2}
+  requests = [
+    _request(engine, text, prompt, max_tokens, **options)
+    for text, prompt, max_tokens, options in (
+      ("abc", prompts[0], 2, {}),
+      ("abxcdefgh", None, 8, samples),
+      ("x", prompts[4], 8, {}),
+      ("hgf", prompts[1], 8, samples),
+      ("hello", prompts[0], 7, {"top_log_probs": 1}),
+      ("abc", None, 8, {}),
+    )
+  ]
+  alone = [_results(engine, [request])[0] for request in requests]
+  assert min(len(answer.tokens) for answer in alone[1:]) > 3
+  tickets = [Ticket(request, 0.0) for request in requests]
+  shape = engine.settings.shapes.smallest_for(requests[0])
+
+  def batch(*numbers):
+    rows = 1 if len(numbers) == 1 else 4
+    return Batch([tickets[i] for i in numbers], shape, rows, started=0.0)
+
+  decoding = Decoding(engine._programs, batch(0, 1, 2))
+  decoding.advance(3)
+  assert tickets[0].done()
+  assert decoding.free == [0, 3]
+  decoding.join(batch(3))
+  decoding.advance(1)
+  decoding.join(batch(4))
+  while not all(ticket.done() for ticket in tickets[:5]):
+    decoding.advance(3)
+  decoding.join(batch(5))
+  while not tickets[5].done():
+    decoding.advance(3)
+  for ticket, expected in zip(tickets, alone, strict=True):
+    answer = ticket.result(0)
+    assert _ids(answer) == _ids(expected)
+    assert answer.score == pytest.approx(expected.score, abs=1e-4)
+    for token, same in zip(answer.tokens, expected.tokens, strict=True):
+      assert [x for x, _ in token.top] == [x for x, _ in same.top]
+  assert sum(batch.output_tokens for batch in decoding.batches) == sum(
+    len(answer.tokens) for answer in alone
+  )
+
+
+def test_waiting_requests_join_running_ones(engine, prompts):
+  long = [_request(engine, "abxcdefgh", prompts[i]) for i in (0, 1, 2)]
+  short = _request(engine, "hello", prompts[0], 2)
+  with mock.patch.object(
+    CompiledPrograms,
+    "__call__",
+    autospec=True,
+    side_effect=CompiledPrograms.__call__,
+  ) as programs:
+    _results(engine, [*long, short, short])
+  names = [call.args[1] for call in programs.call_args_list]
+  assert names[:4] == ["encode", "begin", "advance", "encode"]
+  assert "join" in names
+
+
 def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
   number = len(engine._programs)
   # Once, so that JAX has compiled its programs for moving arrays.
@@ -157,10 +219,10 @@ def test_running_requests_are_counted_while_batches_begin(model):
   class Batch:
     @property
     def tickets(self):  # The engine's thread begins another one meanwhile.
-      engine._running[Batch()] = iter(())
+      engine._running.add(Batch())
       return [1, 2]
 
-  engine._running[Batch()] = iter(())
+  engine._running.add(Batch())
   assert engine.running == 2
 
 
