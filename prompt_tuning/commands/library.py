@@ -27,7 +27,12 @@ def run(args: argparse.Namespace) -> None:
   sources = prompt_library.read([*map(pathlib.Path, args.prompts)])
   target = None
   if args.target:
-    (target,) = prompt_library.read([pathlib.Path(args.target)])
+    targets = prompt_library.read([pathlib.Path(args.target)])
+    if len(targets) != 1:
+      raise ValueError(
+        f"--target: expected one prompt, got {len(targets)} in {args.target}."
+      )
+    target = targets[0]
     sources = [*prompt_library.candidates(target, sources)]
     if not sources:
       raise ValueError(

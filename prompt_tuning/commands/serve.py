@@ -39,11 +39,15 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
   from prompt_tuning.interop import prompt_conversion
 
   target = pathlib.Path(folder)
-  models, copies = {}, {}
+  known, models, copies = set(), {}, {}
   for path in given:
     prompt, metadata = prompt_conversion.read_prompt(path)
     if metadata is not None:
-      models[metadata.base_fingerprint] = metadata.base_model
+      if (model := metadata.base_fingerprint) != prompt_files.UNKNOWN:
+        known.add(model)
+      else:
+        model = metadata.base_model
+      models[model] = metadata.base_model
     file = pathlib.Path(os.path.abspath(path))
     name = file.name if file.is_dir() else file.stem
     name = file.parent.name if name == "prompt" else name
@@ -51,8 +55,8 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
     if copy in copies:
       raise ValueError(f"Two prompts are called {name}: {', '.join(given)}.")
     copies[copy] = prompt, metadata
-  if len(models) > 1:
-    raise ValueError(f"Expected prompts of one model, got {len(models)}.")
+  if (count := max(len(known), len({*models.values()}))) > 1:
+    raise ValueError(f"Expected prompts of one model, got {count}.")
   checkpoint = checkpoint or next(iter(models.values()), None)
   if checkpoint is None:
     raise ValueError(

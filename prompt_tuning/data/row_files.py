@@ -176,8 +176,10 @@ def _records(path: str, table: Any) -> Iterator[Row]:
   for column in columns:
     if columns.count(column) > 1:
       raise ValueError(f"{path}: two columns are called {column}.")
-  records = table.to_dict("records") if is_frame else iter(table)
-  for number, record in enumerate(records, 1):
+  if is_frame:
+    missing = table.isna()
+    table = table.astype(object).mask(missing, None).to_dict("records")
+  for number, record in enumerate(table, 1):
     cells = {str(k): x for k, x in record.items()}
     yield Row(f"{path}, row {number}", number, cells)
 

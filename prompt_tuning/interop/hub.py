@@ -74,9 +74,11 @@ def data_files(name: str) -> dict[str, str]:
   splits: dict[str, list[pathlib.Path]] = {}
   for path in found:
     words = re.split(r"[^a-z]+", path.stem.lower())
-    for split, names in _SPLITS.items():
-      if set(names) & set(words) or (split == "train" and len(found) == 1):
-        splits.setdefault(split, []).append(path)
+    named = [x for x, names in _SPLITS.items() if set(names) & set(words)]
+    if len(found) == 1:
+      named = named or ["train"]
+    for split in named:
+      splits.setdefault(split, []).append(path)
   many = {split: files for split, files in splits.items() if len(files) > 1}
   if many or "train" not in splits:
     names = ", ".join(str(x.relative_to(folder)) for x in found[:10]) or "none"

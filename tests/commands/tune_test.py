@@ -332,6 +332,14 @@ def test_seven_lines_of_python(folder, capsys, name):
       "Two prompts are called other",
     ),
     (["serve", "moved.safetensors", "two.safetensors"], "of one model, got 2"),
+    (
+      ["serve", "unmoved.safetensors", "untwo.safetensors"],
+      "of one model, got 2",
+    ),
+    (
+      ["library", "two.safetensors", "--target=."],
+      "expected one prompt, got 4",
+    ),
     (["push", "bare.npy", "me/x"], "Expected names OWNER/NAME on the hub"),
   ],
 )
@@ -343,6 +351,8 @@ def test_mistakes_are_one_line(folder, words, message, capsys):
   for name, base in (("moved", "/gone"), ("two", NAME)):
     metadata = prompt_files.PromptMetadata(base, "unknown", base_model=base)
     prompt_files.save_prompt(folder / f"{name}.safetensors", array, metadata)
+    metadata = dataclasses.replace(metadata, base_fingerprint="unknown")
+    prompt_files.save_prompt(folder / f"un{name}.safetensors", array, metadata)
   path = folder / "prompts" / "other.safetensors"
   prompt_files.save_prompt(path, 2 * array)
   assert console.main(words) == 1

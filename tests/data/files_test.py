@@ -87,6 +87,8 @@ def test_missing_values_are_empty_cells_and_other_columns_are_not_read(
     {"idx": {"text": i}, "a": f"a {i}", "b": None, "label": float(i % 2)}
     for i in range(12)
   ]
+  frame = pd.DataFrame(rows).assign(b=pd.NA)
+  assert files.pairs(frame) == files.pairs(Table(rows))
   hidden = [{**x, "a": None, "b": "c", "label": None} for x in rows]
   path = tmp_path / "hidden.jsonl"
   path.write_text("\n".join(map(json.dumps, hidden)))

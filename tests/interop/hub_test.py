@@ -72,6 +72,7 @@ def test_model_is_fetched_once_without_its_pickles(repositories, tmp_path):
       "Name a folder, me/data/FOLDER",
     ),
     (["README.md"], "me/data", "got none"),
+    (["test.csv"], "me/data", "got test.csv"),
     ([], "me/other", "cannot be fetched from the hub, http://127"),
     ([], "no_file", "Expected a file, or OWNER/NAME"),
   ],

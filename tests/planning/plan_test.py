@@ -225,6 +225,8 @@ def test_search_leaves_alone_what_the_command_sets():
   settings = search.candidates(2, FILES, given)
   assert len(settings) == 2 * 2
   assert not any("P" in x for each in settings for x in each.bindings[1:])
+  with pytest.raises(ValueError, match="No gin file names the sizes"):
+    search.candidates(2, ["gin/runs/train.gin"], ())
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,20 @@ def candidates(
     devices: The number of devices.
     gin_files: The files of the command; settings that they lack are left alone.
     gin_bindings: The bindings of the command, which are left alone.
+
+  Raises:
+    ValueError: if no file binds the `config` of a model.
   """
   read = resolution.Bindings(gin_files, paths=reading.search_paths())
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}
   if _PARTITIONS in given:
     given.add("NUM_PARTITIONS")
   own = [x["config"].value for x in read.parameters.values() if "config" in x]
+  if not own:
+    raise ValueError(
+      "No gin file names the sizes of a model, so there is nothing to search: "
+      "give one, such as --gin_file=gin/models/t5_1_1_xl.gin."
+    )
   # The last, as a model's file may include another one's.
   config = own[-1].name.spelled
   names = (f"{config}.remat", *_NAMES)

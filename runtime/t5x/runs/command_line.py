@@ -33,8 +33,10 @@ class StopSignals:
 
   def __enter__(self) -> "StopSignals":
     if jax.process_count() == 1:
+      # Python does not know a handler that another library has installed.
       self._previous = {
-        number: signal.signal(number, self._note) for number in self._numbers
+        number: signal.signal(number, self._note) or signal.SIG_DFL
+        for number in self._numbers
       }
     return self
 
