@@ -132,7 +132,7 @@ def throughput(
         start = time.monotonic()
         ask()
         sides[name].append(time.monotonic() - start)
-    bytes_of_prompts = engine.table.array.nbytes
+    bytes_of_prompts = engine.table.nbytes
   same = sum(
     ours == theirs
     for ours, theirs in zip(answers["fifty"], answers["peft"], strict=False)

@@ -112,7 +112,7 @@ def _steps(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
     "peak_bytes": harness.process_bytes("VmHWM"),
     "compiled_resident_bytes": found["compiled"]["resident"],
     "programs": len(engine._programs),
-    "table_bytes": engine.table.array.nbytes,
+    "table_bytes": engine.table.nbytes,
     "model_bytes": sum(x.nbytes for x in jax.tree.leaves(engine.model.params)),
   }
 

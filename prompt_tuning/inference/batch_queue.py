@@ -38,7 +38,7 @@ class Shape:
 
   Attributes:
     kind: The kind of its requests.
-    length: Positions of the prompt and the input, T.
+    length: Positions of the input, and of the prompt unless that is kept, T.
     steps: Tokens of the answer, S; for ranking, those of all labels, U; for
       embedding, 0.
     beams: K of a beam search, else 0.
@@ -65,12 +65,13 @@ class Shapes:
 
   Attributes:
     rows: Rows of a batch, B.
-    lengths: Positions of a row: the prompt's and the input's.
+    lengths: Positions of a row: the input's, and the prompt's.
     steps: Tokens of an answer.
     labels: Tokens of all labels of an input.
     beams: Beams of a search; empty: no beam search.
     positions: Limit on rows times length, which bounds activations.
     logits: Limit on rows times tokens of labels, each of which has V logits.
+    keeps_prompts: Whether a row has no positions for its prompt; see `Network`.
   """
 
   rows: Sequence[int] = (1, 4, 16)
@@ -80,6 +81,7 @@ class Shapes:
   beams: Sequence[int] = (4,)
   positions: int = 4096
   logits: int = 1024
+  keeps_prompts: bool = False
 
   def __post_init__(self):
     for name in ("rows", "lengths", "steps", "labels"):
@@ -97,7 +99,7 @@ class Shapes:
     Raises:
       TooLongError: if it fits into no shape.
     """
-    prompt = request.prompt_length
+    prompt = 0 if self.keeps_prompts else request.prompt_length
     length = _smallest(
       self.lengths,
       prompt + len(request.tokens),

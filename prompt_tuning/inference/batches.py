@@ -10,7 +10,7 @@ import numpy as np
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.batch_queue import Shape
 from prompt_tuning.inference.compiled import CompiledPrograms
-from prompt_tuning.inference.programs import Sampling, pack_rows
+from prompt_tuning.inference.programs import Sampling
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
@@ -72,7 +72,7 @@ def _encode(
   rows: int,
 ) -> tuple[Any, np.ndarray]:
   """Returns the inputs behind their prompts: encoded, and tokens."""
-  tokens, lengths = pack_rows(
+  tokens, lengths = programs.network.pack(
     [request.tokens for request in requests],
     [request.prompt_length for request in requests],
     rows,
@@ -80,7 +80,7 @@ def _encode(
   )
   prompts = [request.prompt for request in requests]
   slots = programs.table.slots_of([*prompts, *[None] * (rows - len(prompts))])
-  table = programs.table.array
+  table = programs.table.arrays
   return programs("encode", table, tokens, slots, lengths), tokens
 
 
@@ -308,7 +308,7 @@ def _embed(programs: CompiledPrograms, batch: Batch) -> None:
   A decoder gives its output at the last token.
   """
   encoded, _ = _encode(programs, batch.requests, batch.shape.length, batch.rows)
-  is_decoder = not isinstance(encoded, jax.Array)
+  is_decoder = programs.network.keeps_prompts
   rows = np.asarray(encoded.last if is_decoder else encoded, np.float32)
   for ticket, request, row in zip(
     batch.tickets, batch.requests, rows, strict=False

@@ -22,36 +22,59 @@ _Call = tuple[str, tuple[Any, ...], dict[str, int]]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(table: jax.Array, slot: jax.Array, rows: jax.Array) -> jax.Array:
-  return jax.lax.dynamic_update_slice(table, rows[None], (slot, 0, 0))
+def _put(table: Any, slot: jax.Array, row: Any) -> Any:
+  put = jax.lax.dynamic_update_slice_in_dim
+  return jax.tree.map(lambda x, new: put(x, new, slot, axis=0), table, row)
 
 
 class PromptTable:
-  """A table of prompts, [slots, longest, H] float32, for one thread.
+  """A table of prompts, for one thread.
 
   A prompt is copied to the device when a batch first needs it, into the slot
   that was used least recently. Only the first copy compiles a program.
 
   Attributes:
-    array: The table. Rows after the end of a prompt are zero.
+    arrays: What `compute` makes of the prompts, with the slots as axis 0. The
+      positions after the end of a prompt are those of zeros.
     swaps: Number of prompts that were copied in.
   """
 
-  def __init__(self, slots: int, longest: int, width: int):
+  def __init__(
+    self,
+    slots: int,
+    longest: int,
+    width: int,
+    compute: Callable[[jax.Array], Any] = lambda prompts: prompts,
+  ):
     """Makes a table of zeros.
 
     Args:
       slots: Number of prompts that it holds.
       longest: Positions of the longest prompt.
       width: H.
+      compute: `Network.table`, of one prompt, [1, longest, H].
     """
-    self.array = _put(
-      jnp.zeros((slots, longest, width), jnp.float32),
+    self._empty = np.zeros((1, longest, width), np.float32)
+    self._compute = compute
+    self._number = slots
+    row = compute(jnp.asarray(self._empty))
+    self.arrays = _put(
+      jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), row),
       jnp.int32(0),
-      jnp.zeros((longest, width), jnp.float32),
+      row,
     )
     self.swaps = 0
     self._slots: dict[TunedPrompt, int] = {}  # The oldest use is first.
+
+  @property
+  def nbytes(self) -> int:
+    """The memory of the table."""
+    return sum(x.nbytes for x in jax.tree.leaves(self.arrays))
+
+  @property
+  def is_lost(self) -> bool:
+    """Whether a copy failed after it had taken the old table's memory."""
+    return any(x.is_deleted() for x in jax.tree.leaves(self.arrays))
 
   @property
   def occupied(self) -> int:
@@ -65,18 +88,18 @@ class PromptTable:
       prompts: The prompt of each row; at most as many different ones as slots.
     """
     needed = {prompt for prompt in prompts if prompt is not None}
-    assert len(needed) <= len(self.array)
+    assert len(needed) <= self._number
     for prompt in needed & self._slots.keys():
       self._slots[prompt] = self._slots.pop(prompt)
     for prompt in needed - self._slots.keys():
       oldest, slot = None, self.occupied
-      if slot == len(self.array):  # The batch does not need the oldest.
+      if slot == self._number:  # The batch does not need the oldest.
         oldest, slot = next(iter(self._slots.items()))
-      rows = np.zeros(self.array.shape[1:], np.float32)
-      rows[: prompt.length] = prompt.array
+      rows = self._empty.copy()
+      rows[0, : prompt.length] = prompt.array
       # Both can run out of memory; the oldest prompt then keeps its slot.
-      copied = jnp.asarray(rows)
-      self.array = _put(self.array, jnp.int32(slot), copied)
+      row = self._compute(jnp.asarray(rows))
+      self.arrays = _put(self.arrays, jnp.int32(slot), row)
       if oldest is not None:
         del self._slots[oldest]
       self._slots[prompt] = slot
@@ -98,7 +121,10 @@ class CompiledPrograms:
     """Compiles nothing yet."""
     self.network = model.network
     self.table = PromptTable(
-      settings.slots, settings.longest_prompt, model.config.emb_dim
+      settings.slots,
+      settings.longest_prompt,
+      model.config.emb_dim,
+      functools.partial(jax.jit(self.network.table), model.params),
     )
     self.shapes = settings.shapes
     self._chunk = settings.chunk
@@ -146,7 +172,7 @@ class CompiledPrograms:
     """Yields every call that a batch makes; others may make the same ones."""
     tokens = _array(B, shape.length)
     rows = _array(B)
-    inputs = (self.table.array, tokens, rows, rows)
+    inputs = (self.table.arrays, tokens, rows, rows)
     yield "encode", inputs, {}
     encoded = jax.eval_shape(self.network.encode, self._params, *inputs)
     if shape.kind == "rank":

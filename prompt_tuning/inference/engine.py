@@ -1,6 +1,7 @@
 """The engine: one frozen model that answers with many prompts at once."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import threading
 import time
@@ -43,7 +44,11 @@ class Engine:
       on_batch: Called in the engine's thread at the end of every batch.
     """
     self.model = model
-    self.settings = settings = settings or Settings()
+    settings = settings or Settings()
+    shapes = dataclasses.replace(
+      settings.shapes, keeps_prompts=model.network.keeps_prompts
+    )
+    self.settings = settings = dataclasses.replace(settings, shapes=shapes)
     self.failure: BaseException | None = None
     self._programs = CompiledPrograms(model, settings)
     self.table = self._programs.table
@@ -220,7 +225,7 @@ class Engine:
         for ticket in batch.tickets:  # Not a ValueError: no request is wrong.
           ticket.finish(RuntimeError("The batch failed: see the log."))
         self._end(batch)
-      if self.table.array.is_deleted():  # By a copy that failed.
+      if self.table.is_lost:
         raise  # No other batch could be answered.
       return False
 

@@ -18,7 +18,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.chat_templates import Message
 from prompt_tuning.inference import base_models, ranking
-from prompt_tuning.inference.programs import Network, pack_rows
+from prompt_tuning.inference.programs import Network
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import hugging_face, parameter_names
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
@@ -71,6 +71,7 @@ class FrozenModel:
     self.config = config
     self.vocabulary = vocabulary
     self.network = Network(config, cast(int, vocabulary.eos_id))
+    self._table = jax.jit(self.network.table)
     self._encode = jax.jit(self.network.encode)
     self._search = jax.jit(
       self.network.search, static_argnames=("steps", "beams")
@@ -342,15 +343,18 @@ class FrozenModel:
     positions = 0 if array is None else len(array)
     if array is None:
       array = np.zeros((1, self.config.emb_dim))
-    table = jnp.asarray(array, jnp.float32)[None]
+    table = self._table(self.params, jnp.asarray(array, jnp.float32)[None])
+    room = 0 if self.network.keeps_prompts else positions
     split = [self.encode(text) for text in inputs]
     for start in range(0, len(split), most):
       chosen = split[start : start + most]
       size = min(_round_up(len(chosen), 1), most)
-      length = positions + _round_up(max(map(len, chosen)), _SHORTEST)
+      length = room + _round_up(max(map(len, chosen)), _SHORTEST)
       # Repeats of the first input fill the batch: they never decode longest.
       filled = [*chosen, *chosen[:1] * (size - len(chosen))]
-      tokens, lengths = pack_rows(filled, [positions] * size, size, length)
+      tokens, lengths = self.network.pack(
+        filled, [positions] * size, size, length
+      )
       slots = np.zeros(size, np.int32)
       encoded = self._encode(self.params, table, tokens, slots, lengths)
       yield len(chosen), encoded, tokens

@@ -2,7 +2,8 @@
 
 Each row has its own prompt, directly in front of its tokens; padding comes at
 the end of the row. Positions are therefore the same as if the row were
-alone, and prompts of different lengths can share a batch.
+alone, and prompts of different lengths can share a batch. A decoder's prompts
+are computed once, and rows read their keys and values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.models import networks
+from prompt_tuning.models.decoder import network as decoder
 from prompt_tuning.models.layers import Config
 from t5x import decoding
 
@@ -70,39 +72,13 @@ class State(NamedTuple):
   ended: jax.Array
 
 
-def pack_rows(
-  inputs: Sequence[Sequence[int]],
-  prompt_lengths: Sequence[int],
-  rows: int,
-  length: int,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Lays out inputs behind the positions of their prompts.
-
-  Args:
-    inputs: Tokens of each, with the end of sequence.
-    prompt_lengths: Positions of each input's prompt; 0: no prompt.
-    rows: B, at least the number of inputs.
-    length: T.
-
-  Returns:
-    [B, T] tokens and [B] prompt lengths, for `Network.encode`.
-  """
-  tokens = np.zeros((rows, length), np.int32)
-  lengths = np.zeros(rows, np.int32)
-  lengths[: len(inputs)] = prompt_lengths
-  for row, ids, positions in zip(tokens, inputs, prompt_lengths, strict=False):
-    row[:positions] = PROMPT_TOKEN
-    row[positions : positions + len(ids)] = ids
-  return tokens, lengths
-
-
 class Network:
   """A frozen model as functions of its parameters, to be compiled.
 
   Their arguments have the same meaning in all of them:
 
   * params: the model's parameters.
-  * tokens: [B, T] From `pack_rows`.
+  * tokens: [B, T] From `pack`.
   * encoded: From `encode`.
   * attended: From `begin`.
   * steps: The most tokens of an answer, S.
@@ -110,6 +86,9 @@ class Network:
   Attributes:
     config: Sizes of the network.
     eos_id: The end of sequence.
+    keeps_prompts: Whether a prompt is computed once, for all inputs. A
+      decoder's positions do not depend on those that follow; those of a T5's
+      encoder do.
   """
 
   def __init__(self, config: Config, eos_id: int):
@@ -117,11 +96,63 @@ class Network:
     self.config = config
     self.eos_id = eos_id
     self._module = networks.make(config)
+    self.keeps_prompts = isinstance(self._module, decoder.Transformer)
+
+  def pack(
+    self,
+    inputs: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    rows: int,
+    length: int,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Lays out inputs, behind the positions of their prompts if these are not
+    kept.
+
+    Args:
+      inputs: Tokens of each, with the end of sequence.
+      prompt_lengths: Positions of each input's prompt; 0: no prompt.
+      rows: B, at least the number of inputs.
+      length: T.
+
+    Returns:
+      [B, T] tokens and [B] prompt lengths, for `encode`.
+    """
+    tokens = np.zeros((rows, length), np.int32)
+    lengths = np.zeros(rows, np.int32)
+    lengths[: len(inputs)] = prompt_lengths
+    for row, ids, positions in zip(tokens, inputs, lengths, strict=False):
+      start = 0 if self.keeps_prompts else positions
+      row[:start] = PROMPT_TOKEN
+      row[start : start + len(ids)] = ids
+    return tokens, lengths
+
+  def table(self, params: Mapping[str, Any], prompts: jax.Array) -> Any:
+    """Computes what the inputs read of prompts, for `encode`.
+
+    Args:
+      prompts: [slots, longest, H], zeros behind the end of each.
+
+    Returns:
+      The prompts; of a decoder, their keys and values, of whose arrays axis 0
+      has the slots.
+    """
+    if not self.keeps_prompts:
+      return prompts
+
+    def run(module: Any) -> Encoded:
+      tokens = jnp.full(prompts.shape[:2], PROMPT_TOKEN)
+      # As its own embedded tokens are.
+      dtype = module.token_embedder(tokens[:1, :1]).dtype
+      return module.encode_embedded(
+        prompts.astype(dtype), tokens, enable_dropout=False
+      ).past
+
+    return nn.apply(run, self._module)({"params": params})
 
   def encode(
     self,
     params: Mapping[str, Any],
-    table: jax.Array,
+    table: Any,
     tokens: jax.Array,
     slots: jax.Array,
     prompt_lengths: jax.Array,
@@ -129,7 +160,7 @@ class Network:
     """Encodes a batch.
 
     Args:
-      table: [slots, longest, H] The prompts.
+      table: From `table`.
       slots: [B] The slot of each row's prompt.
       prompt_lengths: [B] The length of each row's prompt; 0: no prompt.
 
@@ -138,11 +169,21 @@ class Network:
     """
 
     def run(module: Any) -> Encoded:
+      embedded = module.token_embedder(tokens)
+      if self.keeps_prompts:
+        past = jax.tree.map(lambda x: x[slots], table)
+        positions = jnp.arange(jax.tree.leaves(past)[0].shape[2])[None]
+        positions = jnp.where(
+          positions < prompt_lengths[:, None], positions, decoder.NOWHERE
+        )
+        before = decoder.Encoded(positions, None, past)
+        return module.encode_embedded(
+          embedded, tokens, enable_dropout=False, before=before
+        )
       positions = jnp.arange(tokens.shape[1])[None, :]
       prompts = table[
         slots[:, None], jnp.minimum(positions, table.shape[1] - 1)
       ]
-      embedded = module.token_embedder(tokens)
       is_prompt = positions < prompt_lengths[:, None]
       embedded = jnp.where(
         is_prompt[..., None], prompts.astype(embedded.dtype), embedded

@@ -131,7 +131,7 @@ class Attention(nn.Module):
     if view.cache_index is not None:
       key, value = self._extend_cache(own, past, view.cache_index)
     elif past is not None:
-      key, value = map(_in_front, past, own)
+      key, value = map(in_front, past, own)
     if prefix:  # All queries see it, without a bias.
       key, value = map(_prepend, prefix, (key, value))
       width = ((0, 0), (0, 0), (0, 0), (len(prefix[0]), 0))
@@ -256,7 +256,7 @@ class Attention(nn.Module):
 
       def empty(new=new, old=old) -> Array:
         zeros = jnp.zeros_like(new)
-        return zeros if old is None else _in_front(old, zeros)
+        return zeros if old is None else in_front(old, zeros)
 
       variable = self.variable("cache", name, empty)
       if exists:
@@ -274,7 +274,8 @@ def _side_by_side(query: Array, batch: int) -> Array:
   return jnp.swapaxes(rows, 1, 2).reshape(batch, heads, -1, head_dim)
 
 
-def _in_front(past: Array, own: Array) -> Array:
+def in_front(past: Array, own: Array) -> Array:
+  """[B, N, P, D], [B, N, K, D] -> [B, N, P + K, D]"""
   return jnp.concatenate([past.astype(own.dtype), own], axis=2)
 
 

@@ -97,7 +97,7 @@ class Metrics:
       (
         "prompt_table_bytes",
         "Memory of the table of prompts on the device.",
-        lambda: table.array.nbytes,
+        lambda: table.nbytes,
       ),
       (
         "model_bytes",

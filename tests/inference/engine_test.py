@@ -210,7 +210,7 @@ def test_prompts_keep_their_places_when_a_copy_fails(module, function):
   slots = table.slots_of([c, d])
   assert sorted(slots) == [0, 1]
   for prompt, slot in zip((c, d), slots, strict=True):
-    np.testing.assert_array_equal(table.array[slot], prompt.array)
+    np.testing.assert_array_equal(table.arrays[slot], prompt.array)
 
 
 def test_running_requests_are_counted_while_batches_begin(model):

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tiny_decoder
 
 from prompt_tuning import prompts
+from prompt_tuning.inference import programs
 from prompt_tuning.injections import Injections
 from prompt_tuning.models import networks
 from prompt_tuning.models.rotary import Rope
@@ -100,6 +101,38 @@ def test_a_prompt_of_tokens_is_like_the_tokens(settings):
   expected = _logits(plain, params, np.concatenate([before, INPUTS], axis=1))
   found = _logits(network, with_prompt)
   np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@VARIANTS
+def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
+  """By rows whose prompts have other lengths, or none."""
+  network, plain = _network(settings, prompt_length=2), _network(settings)
+  params = _params(plain)
+  prompt = np.random.default_rng(1).normal(size=(2, tiny_decoder.WIDTH))
+  prompt = prompt.astype(np.float32)
+  expected = [
+    network.apply(
+      {"params": x}, INPUTS, enable_dropout=False, method=network.encode
+    ).last
+    for network, x in (
+      (network, conformance.with_prompt(params, {"prompt": prompt}, "decoder")),
+      (plain, params),
+    )
+  ]
+  served = programs.Network(plain.config, eos_id=1)
+  table = np.zeros((3, 4, tiny_decoder.WIDTH), np.float32)
+  table[1, :2] = prompt
+  kept = jax.jit(served.table)(params, table)
+  for lengths in ([2, 0], [0, 2]):
+    tokens, _ = served.pack([x[x > 0] for x in INPUTS], lengths, 2, 5)
+    np.testing.assert_array_equal(tokens, INPUTS)
+    found = jax.jit(served.encode)(
+      params, kept, tokens, np.int32([1, 1]), np.int32(lengths)
+    )
+    for row, length in enumerate(lengths):
+      np.testing.assert_allclose(
+        found.last[row], expected[length == 0][row], atol=2e-5
+      )
 
 
 def test_joined_batches_have_the_loss_of_those_apart():

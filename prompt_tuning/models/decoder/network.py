@@ -15,14 +15,14 @@ from prompt_tuning import masks, prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Embed, logits_of
-from prompt_tuning.models.multi_head import rotary_views
+from prompt_tuning.models.multi_head import in_front, rotary_views
 from prompt_tuning.models.network import Network
 from prompt_tuning.models.stack import DECODER, apply_layers
 from prompt_tuning.types import Array
 
 _ATTENTIONS = DECODER[:1]
 # The position of padding, which no query sees.
-_NOWHERE = -1
+NOWHERE = -1
 
 
 class Encoded(NamedTuple):
@@ -30,12 +30,12 @@ class Encoded(NamedTuple):
 
   Attributes:
     positions: [B, P + T] int32; -1 at padding.
-    last: [B, H] The output at the last input.
+    last: [B, H] The output at the last input; None where only others follow.
     past: Keys and values of every layer.
   """
 
   positions: Array
-  last: Array
+  last: Any
   past: Any
 
 
@@ -63,7 +63,8 @@ class Decoder(nn.Module):
 
     Args:
       tokens: [B, T] Inputs, where 0 is padding, or targets, shifted right.
-      encoded: The result for the inputs of the targets.
+      encoded: The result for the inputs of the targets; for inputs, that for
+        what is in front of them, if it was encoded before.
       embedded: [B, T, H] The embedded inputs; None for targets.
       enable_dropout: Whether to drop activations.
       decoder_segment_ids: As in `Network.decode`, like those below.
@@ -76,7 +77,7 @@ class Decoder(nn.Module):
     """
     del of_inputs
     if embedded is not None:
-      return self._encode(embedded, tokens, enable_dropout)
+      return self._encode(embedded, tokens, enable_dropout, encoded)
     arguments = self.embedder(tokens), enable_dropout, encoded
     if decode:
       hidden = self._next(*arguments, max_decode_length)
@@ -85,21 +86,36 @@ class Decoder(nn.Module):
     return logits_of(self, self.embedder, hidden)
 
   def _encode(
-    self, embedded: Array, tokens: Array, enable_dropout: bool
+    self,
+    embedded: Array,
+    tokens: Array,
+    enable_dropout: bool,
+    before: Encoded | None,
   ) -> Encoded:
     visible = tokens > 0
     if self.injections.prompt:
       prompt = self.injections.prompt(name="prompt")(tokens, embedded)
       embedded = prompts.prepend_prompt(prompt, embedded)
       visible = masks.prepend_visible(visible, prompt.shape[-2])
-    counts = jnp.cumsum(visible, axis=1, dtype=jnp.int32)
-    positions = jnp.where(visible, counts - 1, _NOWHERE)
+    ends = jnp.cumsum(visible, axis=1, dtype=jnp.int32) - 1
+    if before is not None:
+      ends += before.positions.max(axis=1, keepdims=True) + 1
+    keys = positions = jnp.where(visible, ends, NOWHERE)
+    if before is not None:
+      keys = jnp.concatenate([before.positions, positions], axis=1)
     hidden, past = self._layers(
-      embedded, positions, positions, enable_dropout, hands_on=True
+      embedded,
+      positions,
+      keys,
+      enable_dropout,
+      past=before and before.past,
+      hands_on=True,
     )
+    if before is not None:
+      past = jax.tree.map(in_front, before.past, past)
     place = jnp.argmax(positions, axis=1)[:, None, None]
     last = jnp.take_along_axis(hidden, place, axis=1)[:, 0]
-    return Encoded(positions, last, past)
+    return Encoded(keys, last, past)
 
   def _all(
     self,
@@ -117,7 +133,7 @@ class Decoder(nn.Module):
     steps = steps - jnp.argmax(same, axis=-1).astype(jnp.int32)
     ends = jnp.max(encoded.positions, axis=1, keepdims=True)  # [B, 1]
     is_first, positions = steps == 0, ends + steps
-    keys = jnp.where(is_first, _NOWHERE, positions)
+    keys = jnp.where(is_first, NOWHERE, positions)
     width = ((0, 0), (0, 0), (encoded.positions.shape[1], 0))
     hidden, _ = self._layers(
       embedded,
@@ -145,7 +161,7 @@ class Decoder(nn.Module):
 
     def positions() -> Array:
       width = ((0, 0), (0, steps))
-      return jnp.pad(encoded.positions, width, constant_values=_NOWHERE)
+      return jnp.pad(encoded.positions, width, constant_values=NOWHERE)
 
     index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
     keys = self.variable("cache", "positions", positions)
@@ -162,7 +178,7 @@ class Decoder(nn.Module):
         )
       slot = keys.value.shape[1] - max_decode_length + index.value
       keys.value = jax.lax.dynamic_update_slice_in_dim(
-        keys.value, jnp.where(is_first, _NOWHERE, queries), slot, axis=1
+        keys.value, jnp.where(is_first, NOWHERE, queries), slot, axis=1
       )
       index.value += 1
     hidden, _ = self._layers(
@@ -229,13 +245,22 @@ class Transformer(Network):
     tokens: Array,
     segment_ids: Array | None = None,
     enable_dropout: bool = True,
+    before: Encoded | None = None,
   ) -> Encoded:
-    """Encodes inputs that are embedded already; see `Decoder`."""
+    """Encodes inputs that are embedded already, behind others; see `Decoder`.
+
+    Args:
+      embedded: [B, T, H]
+      tokens: [B, T] For the padding mask.
+      segment_ids: None, as packed examples are not supported.
+      enable_dropout: Whether to drop activations.
+      before: The result for what is in front of them, or None.
+    """
     if segment_ids is not None:
       raise ValueError(
         "A decoder needs one example per row, but got packed examples. Set "
         "utils.DatasetConfig.pack = False."
       )
     return self.decoder(
-      tokens, embedded=embedded, enable_dropout=enable_dropout
+      tokens, before, embedded=embedded, enable_dropout=enable_dropout
     )
