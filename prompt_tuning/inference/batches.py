@@ -10,7 +10,6 @@ import numpy as np
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.batch_queue import Shape
 from prompt_tuning.inference.compiled import CompiledPrograms
-from prompt_tuning.inference.programs import Sampling
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
@@ -18,6 +17,7 @@ from prompt_tuning.inference.requests import (
   Ticket,
   Token,
 )
+from prompt_tuning.inference.sampling import Sampling
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,9 +12,9 @@ import numpy as np
 
 from prompt_tuning.inference.batch_queue import Settings, Shape
 from prompt_tuning.inference.frozen_model import FrozenModel
-from prompt_tuning.inference.programs import Sampling
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.inference.sampling import Sampling
 from t5x.formats import stored_arrays
 
 # A method of `Network`, its arguments after the parameters, and its keywords.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.inference.ranking import PackedLabels
+from prompt_tuning.inference.sampling import Sampling, choose
 from prompt_tuning.models import networks
 from prompt_tuning.models.decoder import network as decoder
 from prompt_tuning.models.layers import Config
@@ -28,24 +29,6 @@ TOP = 5
 # What targets read of the input, before the first and while decoding.
 Encoded = Any
 Attended = Any
-
-
-class Sampling(NamedTuple):
-  """The decoding options of each row.
-
-  Attributes:
-    limits: [B] int32, the most tokens of an answer; 0 for an unused row.
-    temperatures: [B] float32.
-    seeds: [B] uint32.
-    choices: [B] uint32; seed and choice together determine a sample.
-    wants_top: bool scalar, whether a row wants the likeliest tokens.
-  """
-
-  limits: Any
-  temperatures: Any
-  seeds: Any
-  choices: Any
-  wants_top: Any
 
 
 class State(NamedTuple):
@@ -293,7 +276,7 @@ class Network:
         state.token, state.cache, attended, tokens
       )
       log_probs = jax.nn.log_softmax(logits)
-      token = _choose(logits, sampling, state.decoded)
+      token = choose(logits, sampling, state.decoded)
       own = log_probs[rows, token]
       top_log_probs, top = lax.cond(
         sampling.wants_top,
@@ -392,32 +375,3 @@ class Network:
     log_probs = jax.nn.log_softmax(cast(jax.Array, logits))
     tokens = jnp.asarray(labels.tokens)[..., None]
     return jnp.take_along_axis(log_probs, tokens, axis=-1)[..., 0]
-
-
-def _choose(
-  logits: jax.Array, sampling: Sampling, indices: jax.Array
-) -> jax.Array:
-  """Returns the tokens at [B] places in the answers, by logits [B, V]."""
-  likeliest = jnp.argmax(logits, axis=-1)
-
-  def sample() -> jax.Array:
-    def sample_row(row, temperature, seed, choice, index):
-      key = jax.random.key(0)
-      for number in (seed, choice, index):
-        key = jax.random.fold_in(key, number)
-      # At temperature 0 the sample is not used.
-      warm = jnp.where(temperature > 0, temperature, 1.0)
-      return jax.random.categorical(key, row / warm)
-
-    sampled = jax.vmap(sample_row)(
-      logits,
-      sampling.temperatures,
-      sampling.seeds,
-      sampling.choices,
-      indices,
-    )
-    return jnp.where(sampling.temperatures > 0, sampled, likeliest)
-
-  return lax.cond(
-    jnp.any(sampling.temperatures > 0), sample, lambda: likeliest
-  ).astype(jnp.int32)
