@@ -6,11 +6,11 @@ import dataclasses
 import json
 import pathlib
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import started
 
 from prompt_tuning.data import vocabulary
 from prompt_tuning.mini.ladder import vocabulary as words
@@ -57,14 +57,8 @@ def test_the_tables_are_those_of_the_records(tmp_path, monkeypatch):
 @pytest.mark.interop
 def test_a_tiny_step_is_compared():
   pytest.importorskip("peft")
-  command = [sys.executable, "benchmarks/compare.py", "--quick"]
-  done = subprocess.run(
-    [*command, "--case=step-*", "--seconds=0.01"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
+  words = ("benchmarks/compare.py", "--quick", "--case=step-*")
+  done = started.python(*words, "--seconds=0.01", cwd=ROOT)
   assert "ours / PEFT's speed" in done.stdout
   apart = ast.literal_eval(done.stdout.splitlines()[-1].strip())
   # Equal weights give equal losses and gradients.

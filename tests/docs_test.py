@@ -8,11 +8,11 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 
 import bucket
 import documented
 import pytest
+import started
 
 from prompt_tuning.interop import checkpoint_conversion
 
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 
 
 def _shortened(words):
-  """Returns a command for the miniature, with two steps of training."""
+  """Returns words for the miniature, with two steps of training."""
   words = [x for x in words if not x.startswith(LEFT_OUT)]
   for old, new in REPLACEMENTS.items():
     words = [re.sub(old, new, word) for word in words]
@@ -58,7 +58,7 @@ def _shortened(words):
   if "import" in words:
     words = [*words, "t5_small"]  # Not in the repository, where others test.
   module = ["-m", "prompt_tuning"] if words[0] == "prompt-tuning" else []
-  return [sys.executable, *module, *words[1:]]
+  return [*module, *words[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,7 @@ def test_commands_of_a_page_run(folder, page):
   in_bucket = page == "pods"
   with bucket.in_place_of_googles() if in_bucket else contextlib.nullcontext():
     for words in commands:
-      done = subprocess.run(
-        _shortened(words),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-      )
-      assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-3000:]}"
+      started.python(*_shortened(words), cwd=folder, stdin=subprocess.DEVNULL)
 
 
 def test_notebook_runs_and_the_prompt_helps(monkeypatch):

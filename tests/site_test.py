@@ -1,11 +1,10 @@
 """The pages as a site."""
 
 import shutil
-import subprocess
-import sys
 
 import documented
 import pytest
+import started
 
 
 @pytest.mark.slow
@@ -15,14 +14,8 @@ def test_site_is_built_without_warnings(tmp_path):
     shutil.copy(path, tmp_path)
   for name in ("docs", "gin", "prompt_tuning", "results", "runtime"):
     shutil.copytree(documented.ROOT / name, tmp_path / name)
-  command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
-  done = subprocess.run(
-    [*command, "-c", "docs", ".", "site"],
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
+  words = ("-m", "sphinx", "-q", "-W", "--keep-going")
+  started.python(*words, "-c", "docs", ".", "site", cwd=tmp_path)
   site = tmp_path / "site"
   for page, text in (
     ("docs/index", "Tutorials"),

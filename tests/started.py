@@ -1,4 +1,4 @@
-"""Scripts of `tests/`, each in a process of its own, with JAX's CPU devices."""
+"""Processes: Python, or scripts of `tests/` with some of JAX's CPU devices."""
 
 from collections.abc import Iterable, Sequence
 import os
@@ -28,6 +28,24 @@ def start(
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def python(
+  *words: Any, status: int | None = 0, **options: Any
+) -> subprocess.CompletedProcess:
+  """Runs Python with these words to its end; status None is any."""
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  command = [sys.executable, *map(str, words)]
+  done = subprocess.run(command, text=True, **pipes | options)
+  text = f"{' '.join(command[1:])}\n{done.stderr[-3000:]}"
+  assert status in (None, done.returncode), text
+  return done
+
+
+def plain_environment() -> dict[str, str]:
+  """Returns that of a user: not what JAX and XLA's log are told for tests."""
+  hidden = ("JAX_", "TF_CPP_")
+  return {k: x for k, x in os.environ.items() if not k.startswith(hidden)}
 
 
 def last_lines(processes: Iterable[subprocess.Popen]) -> list[list[str]]:

@@ -3,11 +3,11 @@
 import pathlib
 import re
 import subprocess
-import sys
 import tomllib
 
 from packaging.requirements import Requirement
 import pytest
+import started
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("constraints*.txt"))
@@ -129,12 +129,9 @@ def test_compilers_without_their_devices_look_for_none(tmp_path):
   plugin = tmp_path / "jax_plugins" / "xla_cuda12" / "__init__.py"
   plugin.parent.mkdir(parents=True)
   plugin.write_text("def initialize():\n  raise RuntimeError('no CUDA')")
-  done = subprocess.run(
-    [sys.executable, "-c", "import t5x, jax; print(jax.devices())"],
+  done = started.python(
+    *("-c", "import t5x, jax; print(jax.devices())"),
     env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
-    capture_output=True,
-    text=True,
-    check=True,
   )
   assert "Cpu" in done.stdout
   assert done.stderr == ""

@@ -1,11 +1,10 @@
 """The command line: its help, its errors, and the commands in the pages."""
 
 import itertools
-import subprocess
-import sys
 
 import documented
 import pytest
+import started
 
 from prompt_tuning.commands import console
 
@@ -19,11 +18,8 @@ COMMANDS = [
 
 def test_module_has_help_that_is_quick():
   """It imports nothing that takes long; no test of the time would be exact."""
-  done = subprocess.run(
-    [sys.executable, "-X", "importtime", "-m", "prompt_tuning", "--help"],
-    capture_output=True,
-    text=True,
-  )
+  words = ("-X", "importtime", "-m", "prompt_tuning", "--help")
+  done = started.python(*words)
   imported = {x.rpartition("|")[2].strip() for x in done.stderr.splitlines()}
   assert "argparse" in imported
   assert not imported & set(HEAVY)

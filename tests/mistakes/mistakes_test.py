@@ -1,7 +1,6 @@
 """The catalogue of mistakes: each ends in one helpful message, and no trace."""
 
 import re
-import subprocess
 import sys
 
 from absl import flags
@@ -9,6 +8,7 @@ import gin
 from mistakes import catalogue
 import numpy as np
 import pytest
+import started
 import tiny_gin
 
 import prompt_tuning as pt
@@ -117,12 +117,7 @@ def test_mistake_gets_a_helpful_message(
 @pytest.mark.parametrize("mistake", PROCESSES, ids=_id)
 def test_mistake_ends_a_process(check, mistake):
   def make(mistake):
-    done = subprocess.run(
-      [sys.executable, *catalogue.command(mistake)],
-      capture_output=True,
-      text=True,
-      check=False,
-    )
+    done = started.python(*catalogue.command(mistake), status=None)
     assert done.returncode in (1, 2)
     return done.stderr
 

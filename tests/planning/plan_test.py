@@ -6,13 +6,12 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import pytest
+import started
 
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, search, targets
@@ -340,21 +339,14 @@ def test_compilers_of_tpus_and_gpus_are_asked(topology, package):
     importlib.metadata.distribution(package)
   except importlib.metadata.PackageNotFoundError:
     pytest.skip(f"{package} is not installed: bash scripts/setup.sh plan")
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "prompt_tuning", "plan"),
-      "--json",
-      f"--topology={topology}",
-      "--programs=train",
-      *(f"--gin_file={file}" for file in FILES),
-      *(f"--gin_bindings={x}" for x in [*TINY, "BATCH_SIZE = 8"]),
-      "--gin.ACTIVATION_DTYPE='bfloat16'",
-    ],
+  done = started.python(
+    *("-m", "prompt_tuning", "plan", "--json", f"--topology={topology}"),
+    "--programs=train",
+    *(f"--gin_file={file}" for file in FILES),
+    *(f"--gin_bindings={x}" for x in [*TINY, "BATCH_SIZE = 8"]),
+    "--gin.ACTIVATION_DTYPE='bfloat16'",
     cwd=ROOT,
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    check=True,
   )
   found = json.loads(done.stdout.splitlines()[-1])
   assert found["devices"] == 8

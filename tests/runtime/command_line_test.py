@@ -1,10 +1,10 @@
 """`python -m t5x.train` as a user meets it, in processes of their own."""
 
+import functools
 import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
 import threading
 import zipfile
@@ -12,6 +12,7 @@ import zipfile
 from absl import flags
 import gin
 import pytest
+import started
 
 import prompt_tuning
 from t5x import eval as eval_lib
@@ -35,39 +36,26 @@ def test_wrong_configuration_is_one_line_and_status_1(tmp_path):
   arguments = ["--gin.TASK='super_glue_axb'", "--gin.TRAIN_STEPS_RELATIVE=1"]
   message = "Error: super_glue_axb has no split 'train'.*\n"
   folder = f"--gin.MODEL_DIR={str(tmp_path)!r}"
-  result = subprocess.run(
-    [sys.executable, "-m", "t5x.train", *TRAIN, folder, *arguments],
+  done = started.python(
+    *("-m", "t5x.train", *TRAIN, folder, *arguments),
+    status=1,
     cwd=ROOT,
-    # Not what JAX said to the process of the tests: how much XLA logs.
-    env={
-      name: value
-      for name, value in os.environ.items()
-      if not name.startswith(("JAX_", "TF_CPP_"))
-    },
-    capture_output=True,
-    text=True,
+    env=started.plain_environment(),
     timeout=120,
-    check=False,
   )
-  assert (result.returncode, result.stdout) == (1, "")
-  assert re.fullmatch(message, result.stderr)
+  assert done.stdout == ""
+  assert re.fullmatch(message, done.stderr)
   assert not list(tmp_path.iterdir())
 
 
 def test_command_trains_and_says_how_to_go_on(tmp_path):
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "t5x.train"),
-      "--gin_file=gin/models/ladder_xxs.gin",
-      "--gin_file=gin/recipes/prompt_tuning.gin",
-      *("--gin.TASK='ladder_cb'", "--gin.PROMPT_LENGTH=4"),
-      *("--gin.TRAIN_STEPS_RELATIVE=1", "--gin.EVAL_PERIOD=1"),
-      f"--gin.MODEL_DIR={str(tmp_path)!r}",
-    ],
+  done = started.python(
+    *("-m", "t5x.train", "--gin_file=gin/models/ladder_xxs.gin"),
+    "--gin_file=gin/recipes/prompt_tuning.gin",
+    *("--gin.TASK='ladder_cb'", "--gin.PROMPT_LENGTH=4"),
+    *("--gin.TRAIN_STEPS_RELATIVE=1", "--gin.EVAL_PERIOD=1"),
+    f"--gin.MODEL_DIR={str(tmp_path)!r}",
     cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
   )
   path = tmp_path / "prompt.safetensors"
   assert path.exists()
@@ -126,15 +114,9 @@ def test_dry_run_prints_the_configuration(
 
 def test_ctrl_c_is_one_line_before_a_run_too():
   code = "import t5x.configuration.command_flags as x; x.report_errors(); "
-  result = subprocess.run(
-    [sys.executable, "-c", f"{code}raise KeyboardInterrupt"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 130
-  assert result.stderr.strip().startswith("Interrupted. The same command")
-  assert result.stderr.count("\n") == 2
+  done = started.python("-c", f"{code}raise KeyboardInterrupt", status=130)
+  assert done.stderr.strip().startswith("Interrupted. The same command")
+  assert done.stderr.count("\n") == 2
 
 
 _LEFT_OVER_CALL = """
@@ -166,20 +148,15 @@ raise SystemExit("Error: of the first")
 
 
 def test_call_that_ends_after_the_failure_of_others_is_not_shown():
-  result = subprocess.run(
-    [sys.executable, "-c", _LEFT_OVER_CALL],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.stderr == "Error: of the first\n"
+  done = started.python("-c", _LEFT_OVER_CALL, status=1)
+  assert done.stderr == "Error: of the first\n"
 
 
 @pytest.mark.slow
 def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   """Converted, tuned, swept and launched, by paths from that folder."""
-  build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d"]
-  subprocess.run([*build, tmp_path / "dist"], cwd=ROOT, check=True)
+  build = ("-m", "hatchling", "build", "-t", "wheel", "-d")
+  started.python(*build, tmp_path / "dist", cwd=ROOT)
   site, folder = tmp_path / "site", tmp_path / "folder"
   (wheel,) = (tmp_path / "dist").glob("*.whl")
   with zipfile.ZipFile(wheel) as archive:
@@ -187,17 +164,12 @@ def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   before = set(site.rglob("*"))
   (folder / "configs").mkdir(parents=True)
 
-  def python(program, *arguments, status=0):
-    done = subprocess.run(
-      [sys.executable, "-c", program, *arguments],
-      cwd=folder,
-      env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}/runtime"},
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == status, done.stderr
-    return done
-
+  python = functools.partial(
+    started.python,
+    "-c",
+    cwd=folder,
+    env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}/runtime"},
+  )
   path = python("import prompt_tuning as p; print(p.gin_search_path())").stdout
   assert path.startswith(str(site))
   assert (pathlib.Path(path.strip()) / "gin/models/t5_1_1.gin").is_file()
@@ -274,13 +246,7 @@ def test_tensorflow_does_not_speak_of_caches():
     "print(*part.as_numpy_iterator())\n"
   )
   environment = {k: x for k, x in os.environ.items() if "TF_" not in k}
-  done = subprocess.run(
-    [sys.executable, "-c", program],
-    capture_output=True,
-    text=True,
-    check=True,
-    env=environment,
-  )
+  done = started.python("-c", program, env=environment)
   assert (done.stdout, done.stderr) == ("0 1 0 1\n", "")
 
 
@@ -312,9 +278,7 @@ def test_help_imports_neither_jax_nor_tensorflow():
     "except SystemExit as e: assert not e.code\n"
     "print({'jax', 'tensorflow'} & set(sys.modules))"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True, check=True
-  )
+  done = started.python("-c", program)
   assert "A command names a model" in done.stdout
   assert done.stdout.endswith("set()\n")
 
@@ -324,11 +288,5 @@ def test_help_ends_quietly_if_nobody_reads_on():
   reader, writer = os.pipe()
   os.close(reader)
   with os.fdopen(writer) as closed:
-    done = subprocess.run(
-      [sys.executable, "-m", "t5x.train", "--help"],
-      stdout=closed,
-      stderr=subprocess.PIPE,
-      text=True,
-      check=False,
-    )
-  assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+    words, killed = ("-m", "t5x.train", "--help"), -signal.SIGPIPE
+    assert not started.python(*words, status=killed, stdout=closed).stderr

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+import started
 
 from t5x.files import compilation_cache
 
@@ -38,11 +39,7 @@ def _run(home, **environment):
   return subprocess.Popen(
     [sys.executable, "-c", PROGRAM],
     env={
-      **{
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("JAX_", "TF_CPP_"))
-      },
+      **started.plain_environment(),
       "JAX_PLATFORMS": "cpu",
       "XDG_CACHE_HOME": str(home),
       **environment,

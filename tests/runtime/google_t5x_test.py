@@ -8,14 +8,13 @@ import json
 import os
 import pkgutil
 import re
-import subprocess
-import sys
 import types
 
 from google_t5x import stand_in
 import jax
 import numpy as np
 import pytest
+import started
 import tiny
 
 from prompt_tuning import prompt_files
@@ -49,35 +48,26 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   (tmp_path / "checkpoint_1100000").mkdir()
   (tmp_path / "checkpoint_1100000" / "checkpoint").touch()
   vocabulary = tiny.train_sentencepiece(tmp_path)
-  process = subprocess.run(
-    [
-      sys.executable,
-      str(stand_in.__file__),
-      tmp_path,
-      json.dumps(
-        [
-          f"VOCABULARY_FILE = '{vocabulary}'",
-          f"MODEL_DIR = '{tmp_path}'",
-          "EVAL_OUTPUT_DIR = 'eval'",
-          "INFER_OUTPUT_DIR = 'infer'",
-          "INITIAL_CHECKPOINT_PATH = 'checkpoint_1100000'",
-          "CLASS_LABELS = ['boat', 'harbour']",
-          "MIXTURE_OR_TASK_NAME = 'task'",
-          "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}",
-          "TRAIN_STEPS = 1130000",
-        ]
-      ),
-      "gin/models/t5_1_1_small.gin",
-      "gin/methods/prompt_tuning.gin",
-      "gin/prompts/class_labels.gin",
-    ],
-    capture_output=True,
-    text=True,
+  bindings = [
+    f"VOCABULARY_FILE = '{vocabulary}'",
+    f"MODEL_DIR = '{tmp_path}'",
+    "EVAL_OUTPUT_DIR = 'eval'",
+    "INFER_OUTPUT_DIR = 'infer'",
+    "INITIAL_CHECKPOINT_PATH = 'checkpoint_1100000'",
+    "CLASS_LABELS = ['boat', 'harbour']",
+    "MIXTURE_OR_TASK_NAME = 'task'",
+    "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}",
+    "TRAIN_STEPS = 1130000",
+  ]
+  done = started.python(
+    *(stand_in.__file__, tmp_path, json.dumps(bindings)),
+    "gin/models/t5_1_1_small.gin",
+    "gin/methods/prompt_tuning.gin",
+    "gin/prompts/class_labels.gin",
     cwd=tmp_path,
     env={**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
   )
-  assert process.returncode == 0, process.stderr
-  lines = process.stdout.splitlines()
+  lines = done.stdout.splitlines()
   assert [line.split()[0] for line in lines] == ["infer", "evaluate", "train"]
   assert all({"model", "partitioner"} <= set(line.split()) for line in lines)
   prompt, metadata = prompt_files.load_prompt(tmp_path / "prompt.safetensors")

@@ -1,12 +1,11 @@
 """What stops a run, and the norms that may be logged beside the loss."""
 
-import subprocess
-import sys
 import types
 
 import jax
 import numpy as np
 import pytest
+import started
 
 from t5x import trainer
 
@@ -74,12 +73,7 @@ print(*sys.modules)
 from tensorflow_text.python.keras import layers
 print(layers.ToDense.__name__, gc.isenabled())
 """
-  done = subprocess.run(
-    [sys.executable, "-c", program, tmp_path],
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+  done = started.python("-c", program, tmp_path)
   by_step, by_run, there_all_the_same = done.stdout.splitlines()
   by_step, by_run = set(by_step.split()), set(by_run.split())
   assert "t5x.models" in by_step
