@@ -41,17 +41,10 @@ def test_each_command_has_help_and_is_documented(command, capsys):
   assert f"prompt-tuning {command}" in page
 
 
-@pytest.mark.parametrize(
-  ("words", "message"),
-  [
-    ([], "usage: prompt-tuning"),
-    (["tabulate", "--chec"], "unknown arguments: --chec"),  # Nothing shorter.
-  ],
-)
-def test_wrong_command_lines(words, message, capsys):
+def test_without_words_the_commands_are_shown(capsys):
   with pytest.raises(SystemExit, match="2"):
-    console.parse(words)
-  assert message in "".join(capsys.readouterr())
+    console.parse([])
+  assert "usage: prompt-tuning" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--dry_run"])

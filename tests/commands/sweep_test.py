@@ -1,7 +1,6 @@
 """Sweeps of a program that only leaves a record."""
 
 import json
-import re
 
 import counting
 import documented
@@ -19,7 +18,6 @@ FAST = ("--gin.SEED=0,1,2", *PROGRAM, "--name=x")
 def root(tmp_path, monkeypatch):
   """A repository, which is the working directory."""
   counting.place(tmp_path)
-  (tmp_path / "mine.gin").write_text("SEED = 0\nSLEEP = 0.0\nFAIL = ''\n")
   monkeypatch.chdir(tmp_path)
   return tmp_path
 
@@ -80,25 +78,6 @@ def test_run_without_a_score_is_not_tabulated(root, capsys):
   out, errors = capsys.readouterr()
   assert "seed1: finished" in errors
   assert not out
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (
-      ["--gin_file=mine.gin", "--gin.SEED=0,1", "--gin.SLEEEP=1.0"],
-      "defines SLEEEP, .*Did you mean SLEEP",
-    ),
-    ([*FAST, "--write_sheet=x.toml"], "expected a file such as .*mine.toml"),
-    ([*FAST, "--write_sheet=configs/x.toml"], "is there already"),
-  ],
-)
-def test_errors_are_found_before_anything_runs(
-  root, arguments, message, capsys
-):
-  _sweep(*arguments, status=1)
-  assert re.match(f"Error: .*{message}", capsys.readouterr().err)
-  assert not (root / "runs").exists()
 
 
 DOCUMENTED = [

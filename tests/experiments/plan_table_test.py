@@ -1,11 +1,9 @@
 """The table of plans: its cells, its page, and its command's errors."""
 
 import itertools
-import re
 import shutil
 
 import documented
-import pytest
 
 from prompt_tuning.commands import console
 from prompt_tuning.experiments import plan_page, plan_table, sheets
@@ -32,24 +30,15 @@ def test_page_is_made_of_its_records():
   assert plan_page.page(PLAN, records) == (ROOT / "results/plan.md").read_text()
 
 
-@pytest.mark.parametrize(
-  ("flag", "message"),
-  [
-    ("--methods=lora,x,y", "--methods: expected some of .*, got x, y\n"),
-    ("--programs=infer", "--programs: expected some of train, .*, got infer\n"),
-    ("--attention=flash", "The table has no such cell"),
-    ("--methods=lora", "Error: No compiler for h100x8"),
-  ],
-)
-def test_errors_of_the_table(monkeypatch, capsys, tmp_path, flag, message):
+def test_without_a_compiler_there_is_no_table(monkeypatch, capsys, tmp_path):
   def find(name):
     raise ValueError(f"No compiler for {name}")
 
   monkeypatch.setattr(targets, "prepare", lambda: None)
   monkeypatch.setattr(targets, "find", find)
   shutil.copytree(ROOT / "configs", tmp_path / "configs")
-  words = ["plan-table", "--compile=gpu", f"--root={tmp_path}", flag]
-  assert console.main(words) == 1
-  assert re.search(message, capsys.readouterr().err)
+  words = ["plan-table", "--compile=gpu", "--methods=lora"]
+  assert console.main([*words, f"--root={tmp_path}"]) == 1
+  assert "Error: No compiler for h100x8" in capsys.readouterr().err
   assert not (tmp_path / "results").exists()
   assert PLAN.select("tpu", "flash")

@@ -183,14 +183,8 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
 
 
 def test_prompt_of_another_model_is_refused(model, prompt):
-  width = model.config.emb_dim
-  for wrong, message in (
-    (prompt, "belongs to another model"),
-    (np.zeros((2, 5)), r"got \[2, 5\]: it belongs to"),
-    (np.full((2, width), np.nan), r"An array: .* NaN .* in rows \[0, 1\]"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      model.generate(["a"], wrong)
+  with pytest.raises(ValueError, match="belongs to another model"):
+    model.generate(["a"], prompt)
 
 
 def test_a_prompt_to_start_from_says_the_length(
@@ -293,25 +287,6 @@ def test_it_is_the_trainer_of_the_command_line(
   assert tiny.record(folder)["status"] == "finished"
 
 
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    ({"length": 5000}, r"at most length=\d+, .* got .* init='random_uniform'"),
-    ({"eval_period": 0}, "Expected eval_period to be int above 0"),
-    ({"learning_rate": np.nan}, "of at least 0 .*, got nan"),
-    (
-      {"length": 5, "init": np.ones((3, tiny.WIDTH))},
-      "Expected the length of init, 3, got length=5",
-    ),
-    ({"labels": (), "rank": True}, "Ranking needs labels"),
-    ({"train": pathlib.Path("x.txt")}, "is called 'x.txt'"),
-  ],
-)
-def test_wrong_arguments_are_refused(tiny_model, arguments, message):
-  with pytest.raises(ValueError, match=message):
-    tiny_model.tune(**{"train": PAIRS, **arguments})
-
-
 def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
   params = tiny_model.params
   encoder = {**params["encoder"], "prompt": {"prompt": np.ones((2, 8))}}
@@ -337,8 +312,6 @@ def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
   base = tiny.save_base(tmp_path)
   with pytest.raises(ValueError, match="Expected one Sentence"):
     pt.load(base)
-  with pytest.raises(ValueError, match="SentencePiece model at other"):
-    pt.load(base, vocabulary="other.model")
   with pytest.raises(ValueError, match="vocabulary of at most 384 pieces"):
     pt.load(base, vocabulary=seqio.ByteVocabulary(1000))
   for name in ("one.model", "two.model"):
