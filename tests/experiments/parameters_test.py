@@ -88,18 +88,8 @@ def test_committed_counts_are_the_papers_and_the_formulas():
     assert all(COUNTED[x].methods[method] == n for x, n in sizes)
 
 
-def test_counts_make_the_committed_files():
-  """Tables, the figure, and the verdicts on claims."""
-  files = parameters.files(SHEET, COUNTED)
-  assert len(files) == 5
-  folder = ROOT / generated_files.TABLES
-  assert generated_files.differences(files, folder) == ([], [])
-  page = sheets.parse(ROOT / "configs/claims.toml", claims.Claims)
-  made = claims.page(page, SHEET, COUNTED, SHEETS)
-  assert made == (ROOT / "results/claims.md").read_bytes()
-
-
-def test_pages_without_runs_are_made_with_the_others(monkeypatch):
+def test_counts_make_the_committed_files(monkeypatch):
+  """Tables, the figure, and the verdicts on claims; with the other pages."""
   monkeypatch.setattr(parameters, "count", lambda _, size: COUNTED[size])
   # They ask for the configurations of all sheets' cells, which takes long.
   for name in ("drift_page", "hours_page"):
@@ -107,7 +97,8 @@ def test_pages_without_runs_are_made_with_the_others(monkeypatch):
   files, empty = generated_files.make(ROOT, ["parameters", "claims"])
   for name in (pages.DRIFT_PAGE, pages.HOURS_PAGE):
     assert files.pop(f"{generated_files.TABLES}/{name}") == b""
-  assert {"results/claims.md", "results/tables/parameters.md"} <= files.keys()
+  assert "results/claims.md" in files
+  assert len([x for x in files if "tables/parameters" in x]) == 5
   assert generated_files.differences(files, ROOT) == ([], [])
   assert not empty
   with pytest.raises(ValueError, match="no_sheet"):

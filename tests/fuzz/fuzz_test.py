@@ -45,18 +45,18 @@ CORPUS: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.parametrize(
+  ("examples", "seed"),
+  [
+    (checking.EXAMPLES or 8, checking.SEED),
+    pytest.param(300, checking.SEED + 1, marks=pytest.mark.slow),
+  ],
+)
 @pytest.mark.parametrize("name", READERS)
-def test_some_mutations(tmp_path, name):
-  examples = checking.EXAMPLES or 8
+def test_mutations(tmp_path, name, examples, seed):
   counts = checking.Counts()
-  checking.check(name, tmp_path, examples, checking.SEED, counts)
+  checking.check(name, tmp_path, examples, seed, counts)
   assert counts.mutations >= examples
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", READERS)
-def test_more_mutations(tmp_path, name):
-  checking.check(name, tmp_path, 300, checking.SEED + 1, checking.Counts())
 
 
 @pytest.mark.parametrize(
