@@ -1,11 +1,12 @@
 """Processes: Python, or scripts of `tests/` with some of JAX's CPU devices."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 TESTS = pathlib.Path(__file__).parent
@@ -56,6 +57,14 @@ def last_lines(processes: Iterable[subprocess.Popen]) -> list[list[str]]:
     assert process.returncode == 0, errors
     lines.append(output.splitlines()[-1:])
   return lines
+
+
+def wait(is_true: Callable[[], Any], seconds: float = 60.0) -> None:
+  """Waits until a condition holds."""
+  deadline = time.monotonic() + seconds
+  while not is_true():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
 
 
 def free_address() -> str:

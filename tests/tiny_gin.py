@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
+from absl import flags
 import gin
 import tiny
 
@@ -11,7 +12,7 @@ from t5x import eval as eval_lib
 from t5x import gin_utils
 from t5x import infer as infer_lib
 from t5x import train as train_lib
-from t5x.configuration import reading
+from t5x.configuration import command_flags, reading
 
 _TESTDATA = pathlib.Path(__file__).with_name("testdata")
 PROGRAMS = {
@@ -41,6 +42,19 @@ def parse_command(words: Sequence[str]) -> set[str]:
     values.setdefault(name, []).append(value)
   parse(values.pop("--gin_file"), values.pop("--gin_bindings"))
   return set(values)
+
+
+def start(monkeypatch, program: str, words: Sequence[str], run: Any) -> None:
+  """Starts a program as its entry point does, in this process."""
+  import __main__
+
+  function = PROGRAMS[program]
+  values = flags.FlagValues()
+  command_flags.define_flags(values)
+  values([program, *command_flags.rewrite_gin_args(words)])
+  monkeypatch.setattr(flags, "FLAGS", values)
+  monkeypatch.setattr(__main__, function.__name__, function, raising=False)
+  gin_utils._start(function, run)
 
 
 def configure_files(

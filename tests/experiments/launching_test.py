@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import counting
 import pytest
 import slurm
+import started
 
 from prompt_tuning.commands import console
 from prompt_tuning.experiments import launching, running
@@ -37,13 +37,6 @@ def _start(place, *arguments, stdout=subprocess.PIPE):
 
 def _launch(place, *arguments):
   return console.main(["launch", "x", f"--root={place.root}", *arguments])
-
-
-def _wait(is_true, seconds=60):
-  deadline = time.monotonic() + seconds
-  while not is_true():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
 
 
 def _ends(outcomes):
@@ -136,7 +129,7 @@ def test_killed_twice_it_ends_with_the_same_records(tmp_path):
     (folders[1] / "steps", os.killpg),  # The second has saved something.
   ):
     launcher = _start(place)
-    _wait(moment.exists)
+    started.wait(moment.exists)
     kill(launcher.pid, signal.SIGKILL)
     launcher.communicate()
   assert _launch(place) == 0
@@ -168,7 +161,7 @@ def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
 def test_stopped_launcher_stops_its_runs(tmp_path):
   place = counting.place(tmp_path, sleep=30)
   launcher = _start(place)
-  _wait(lambda: list(tmp_path.glob("runs/x/*/record.json")))
+  started.wait(lambda: list(tmp_path.glob("runs/x/*/record.json")))
   launcher.send_signal(signal.SIGTERM)
   _, errors = launcher.communicate(timeout=30)
   assert launcher.returncode == 128 + signal.SIGTERM
@@ -228,7 +221,7 @@ def test_cluster_jobs_leave_records(place):
   job, errors = _start(place, *words).communicate(timeout=120)
   assert job.strip(), errors
   assert "Waiting for these: 1." in errors
-  _wait(lambda: counting.filed(place), 120)
+  started.wait(lambda: counting.filed(place), 120)
   assert list(counting.filed(place)) == ["cb-seed0"]
 
 
@@ -260,6 +253,6 @@ def test_jobs_of_a_real_slurm_leave_records(place):
     launcher = _start(place, "--submit=slurm", "--option=timeout_min=1")
     ids, errors = launcher.communicate(timeout=60)
     assert len(ids.split()) == 3, errors
-    _wait(lambda: len(counting.filed(place)) == 3, 120)
+    started.wait(lambda: len(counting.filed(place)) == 3, 120)
   found = counting.filed(place).values()
   assert [record["status"] for record in found] == ["finished"] * 3

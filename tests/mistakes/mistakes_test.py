@@ -3,7 +3,6 @@
 import re
 import sys
 
-from absl import flags
 import gin
 from mistakes import catalogue
 import numpy as np
@@ -13,8 +12,6 @@ import tiny_gin
 
 import prompt_tuning as pt
 from prompt_tuning.commands import console
-from t5x import gin_utils
-from t5x.configuration import command_flags
 from t5x.planning import targets
 from t5x.runs import command_line, preflight
 
@@ -52,22 +49,14 @@ def model():
 
 
 def _t5x(mistake, monkeypatch):
-  """Starts a program as its entry point does, in this process."""
-  import __main__
-
-  words = [mistake.program, *catalogue.words(mistake)]
-  monkeypatch.setattr(sys, "argv", words)
+  """Makes a mistake in one of the trainer's programs, in this process."""
+  words = catalogue.words(mistake)
+  monkeypatch.setattr(sys, "argv", [mistake.program, *words])
   try:
     preflight.before_imports(mistake.program)
   except SystemExit as exit_:
     return exit_.code
   # The words do not show it: the run does.
-  function = tiny_gin.PROGRAMS[mistake.program]
-  values = flags.FlagValues()
-  command_flags.define_flags(values)
-  values(command_flags.rewrite_gin_args(words))
-  monkeypatch.setattr(flags, "FLAGS", values)
-  monkeypatch.setattr(__main__, function.__name__, function, raising=False)
   monkeypatch.setattr(
     gin,
     "configurable",
@@ -78,7 +67,7 @@ def _t5x(mistake, monkeypatch):
     command_line.run(bound, mistake.program, "step", print)
 
   with pytest.raises((ValueError, OSError, ImportError)) as error:
-    gin_utils._start(function, run)
+    tiny_gin.start(monkeypatch, mistake.program, words, run)
   return str(error.value)
 
 

@@ -9,16 +9,13 @@ import sys
 import threading
 import zipfile
 
-from absl import flags
 import gin
 import pytest
 import started
+import tiny_gin
 
 import prompt_tuning
-from t5x import eval as eval_lib
 from t5x import gin_utils
-from t5x import infer as infer_lib
-from t5x import train as train_lib
 from t5x.configuration import command_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,48 +65,31 @@ def test_command_trains_and_says_how_to_go_on(tmp_path):
   ]
 
 
-@pytest.fixture
-def start(monkeypatch):
-  """Starts a program as its entry point does, in this process."""
-  import __main__
-
-  def start(program, function, *arguments):
-    def run(configured):
-      raise AssertionError("it ran")
-
-    values = flags.FlagValues()
-    command_flags.define_flags(values)
-    values([program, *command_flags.rewrite_gin_args(arguments)])
-    monkeypatch.setattr(flags, "FLAGS", values)
-    monkeypatch.setattr(__main__, function.__name__, function, raising=False)
-    gin.clear_config()
-    gin_utils._start(function, run)
-
-  monkeypatch.setattr(gin, "configurable", lambda function: function)
-  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
-  yield start
-  gin.clear_config()
-
-
 @pytest.mark.parametrize(
-  ("program", "function", "folder"),
+  ("program", "folder"),
   [
-    ("train", train_lib.train, "MODEL_DIR"),
-    ("eval", eval_lib.evaluate, "EVAL_OUTPUT_DIR"),
-    ("infer", infer_lib.infer, "INFER_OUTPUT_DIR"),
+    ("train", "MODEL_DIR"),
+    ("eval", "EVAL_OUTPUT_DIR"),
+    ("infer", "INFER_OUTPUT_DIR"),
   ],
 )
 def test_dry_run_prints_the_configuration(
-  start, capsys, monkeypatch, tmp_path, program, function, folder
+  capsys, monkeypatch, tmp_path, program, folder
 ):
+  def run(configured):
+    raise AssertionError("it ran")
+
   monkeypatch.chdir(tmp_path)
-  files = [*MODEL, f"--gin_file=gin/runs/{program}.gin"]
-  others = [f"--gin.{folder}='out'", "--gin.TASK='x'"]
-  start(program, function, *files, *others, "--dry_run")
+  monkeypatch.setattr(gin, "configurable", lambda function: function)
+  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
+  words = [*MODEL, f"--gin_file=gin/runs/{program}.gin"]
+  words += [f"--gin.{folder}='out'", "--gin.TASK='x'"]
+  tiny_gin.start(monkeypatch, program, [*words, "--dry_run"], run)
   assert f"{folder} = 'out'" in capsys.readouterr().out
   assert not list(tmp_path.iterdir())
+  gin.clear_config()
   with pytest.raises(AssertionError, match="it ran"):
-    start(program, function, *files, *others)
+    tiny_gin.start(monkeypatch, program, words, run)
 
 
 def test_ctrl_c_is_one_line_before_a_run_too():

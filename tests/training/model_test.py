@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import seqio
 import tiny
+import tiny_gin
 
 import prompt_tuning as pt
 from prompt_tuning.data import text_pairs, vocabulary
 from prompt_tuning.training import tuning
 from t5x import checkpoints, gin_utils
-from t5x.configuration import reading
 from t5x.runs import training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
@@ -250,13 +250,8 @@ def test_error_of_a_callback_ends_the_run(tiny_model):
 
 
 @pytest.mark.slow
-def test_it_is_the_trainer_of_the_command_line(
-  ladder_run, tmp_path, monkeypatch
-):
+def test_it_is_the_trainer_of_the_command_line(ladder_run, tmp_path):
   """The recipe's settings, and so its prompt, bit for bit."""
-  import __main__
-
-  monkeypatch.setattr(__main__, "train", training.train, raising=False)
   macros = {
     "TASK": "ladder_cb",
     "MODEL_DIR": str(tmp_path),
@@ -265,16 +260,13 @@ def test_it_is_the_trainer_of_the_command_line(
     "EVAL_PERIOD": 3,
     "TRAIN_STEPS_RELATIVE": 6,
   }
-  gin.clear_config()
-  gin_utils.parse_gin_flags(
-    reading.search_paths(),
+  tiny_gin.parse(
     ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"],
     [f"{name} = {value!r}" for name, value in macros.items()],
   )
   by_gin = gin.get_configurable(training.train)(
     configuration=gin_utils.configuration("train")
   )
-  gin.clear_config()
   folder, prompt = ladder_run
   assert prompt.evals == by_gin.evals
   written = pt.TunedPrompt.load(tmp_path / "prompt.safetensors")

@@ -5,13 +5,13 @@ import os
 import signal
 import sqlite3
 import threading
-import time
 import types
 from unittest import mock
 
 import filelock
 import numpy as np
 import pytest
+import started
 
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs import job_store, jobs, worker
@@ -232,13 +232,6 @@ def test_failures_at_a_job_are_counted_too(
   assert supervisor._run_worker(counts[-1]) == 0
 
 
-def _await(condition):
-  deadline = time.monotonic() + 60
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
-
-
 @pytest.mark.parametrize("is_cancelled", [True, False])
 def test_problem_is_over_when_no_job_waits(
   store, queue, monkeypatch, is_cancelled
@@ -248,7 +241,7 @@ def test_problem_is_over_when_no_job_waits(
   job, supervisor = queue(), worker.Supervisor(store, ["false"])
   with contextlib.closing(supervisor):
     supervisor.start()
-    _await(lambda: supervisor.problem is not None)
+    started.wait(lambda: supervisor.problem is not None)
     assert "worker(s) in a row failed, the last with code 1 before" in (
       supervisor.problem
     )
@@ -256,8 +249,8 @@ def test_problem_is_over_when_no_job_waits(
       store.cancel(job.id)
     else:
       supervisor._command = ["sleep", "60"]
-      _await(lambda: supervisor._process.args == ["sleep", "60"])
+      started.wait(lambda: supervisor._process.args == ["sleep", "60"])
       store.claim()
-    _await(lambda: supervisor.problem is None)
+    started.wait(lambda: supervisor.problem is None)
   ended = 1 if is_cancelled else -signal.SIGTERM
   assert supervisor._process.returncode == ended
