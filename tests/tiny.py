@@ -1,6 +1,7 @@
 """A T5 so small that a training run takes seconds, and a task for it."""
 
 import functools
+import io
 import json
 import pathlib
 from typing import Any
@@ -355,16 +356,20 @@ def evaluate(folder, base, model=None, restored=None, **overrides):
   )
 
 
-def train_sentencepiece(folder) -> str:
-  """Trains a model of 19 pieces with T5's ids; returns its file."""
+def train_sentencepiece(
+  path,
+  texts=("a boat left the harbour", "the boat came back"),
+  vocab_size=19,
+  **settings,
+) -> str:
+  """Trains a vocabulary of texts, with T5's ids; returns its file."""
+  model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
-    model_prefix=str(folder / "model"),
-    vocab_size=19,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
+    sentence_iterator=iter(texts),
+    model_writer=model,
+    vocab_size=vocab_size,
+    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2},
+    **settings,
   )
-  return str(folder / "model.model")
+  path.write_bytes(model.getvalue())
+  return str(path)

@@ -14,26 +14,22 @@ import types
 from typing import Any
 
 import documented
+import hf_t5s
 import local_hub
 import numpy as np
 import pandas as pd
 import pytest
-import sentencepiece
 import seqio
+import tiny
 import tiny_decoder
 
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console, serve
 from prompt_tuning.data import vocabulary
-from prompt_tuning.interop import (
-  checkpoint_conversion,
-  hugging_face,
-  parameter_names,
-)
+from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import one_command
-from t5x.formats import stored_arrays
 from t5x.runs import command_line
 
 NAME, DECODER, DATA = "me/tiny", "me/decoder", "me/reviews"
@@ -61,22 +57,11 @@ GIN = {"TRAIN_STEPS_RELATIVE": 4, "EVAL_PERIOD": 2, "PROMPT_LENGTH": 3}
 
 def _write(folder, config, texts=None):
   """Writes a random model, and a vocabulary of texts."""
-  rng = np.random.default_rng(0)
-  arrays = {
-    name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
-    for name, shape in parameter_names.shapes(config).items()
-  }
-  hugging_face.write_folder(folder, arrays)
+  hf_t5s.save(folder, config)
   if texts is not None:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(texts),
-      model_writer=model,
-      **{"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2},
-      **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-      character_coverage=1.0,
-    )
-    (folder / "spiece.model").write_bytes(model.getvalue())
+    settings = {"hard_vocab_limit": False, "character_coverage": 1.0}
+    path = folder / "spiece.model"
+    tiny.train_sentencepiece(path, texts, vocab_size=60, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from prompt_tuning.data import vocabulary
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
   """A SentencePiece model with T5's special ids."""
-  return tiny.train_sentencepiece(tmp_path_factory.mktemp("vocabulary"))
+  folder = tmp_path_factory.mktemp("vocabulary")
+  return tiny.train_sentencepiece(folder / "x.model")
 
 
 @pytest.fixture

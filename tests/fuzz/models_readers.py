@@ -4,7 +4,9 @@ import json
 import pathlib
 
 from fuzz.reader import Reader, file, made
+import hf_t5s
 import numpy as np
+import onnx_graphs
 import seqio
 
 from prompt_tuning import prompt_files
@@ -41,12 +43,11 @@ _TOKENIZER = {
 
 def _hugging_face(folder: pathlib.Path) -> None:
   config = T5Config(16, 4, 2, 1, 1, head_dim=2, mlp_dim=4)
-  arrays = {
-    name: stored_arrays.in_memory(np.ones(shape, np.float32))
-    for name, shape in parameter_names.shapes(config).items()
+  hf_t5s.save(folder / "hf", config)
+  names = {
+    parameter_names.hugging_face_name(name, config)
+    for name in parameter_names.shapes(config)
   }
-  hugging_face.write_folder(folder / "hf", arrays)
-  names = {parameter_names.hugging_face_name(name, config) for name in arrays}
   text = json.dumps(
     {"weight_map": dict.fromkeys(names, safetensors_files.WEIGHTS)}
   )
@@ -56,29 +57,6 @@ def _hugging_face(folder: pathlib.Path) -> None:
 def _read_hugging_face(path: pathlib.Path) -> None:
   for array in hugging_face.open_folder(path.parent).arrays.values():
     stored_arrays.read(array)
-
-
-def _onnx(folder: pathlib.Path) -> None:
-  import onnx
-
-  helper, numpy_helper = onnx.helper, onnx.numpy_helper
-  tensors = {
-    "w_quantized": np.array([[-128, 127]], np.int8),
-    "w_scale": np.array(0.5, np.float32),
-    "w_zero_point": np.array(3, np.int8),
-    "n.weight": np.array([2, 3], np.float32),
-  }
-  graph = helper.make_graph(
-    [
-      helper.make_node("Gather", ["w_quantized", "i"], ["x"], "/enc/q/Gather"),
-      helper.make_node("Mul", ["n.weight", "x"], ["y"], "/enc/norm/Mul"),
-    ],
-    "encoder",
-    [],
-    [],
-    [numpy_helper.from_array(x, name) for name, x in tensors.items()],
-  )
-  onnx.save(helper.make_model(graph), folder / "encoder.onnx")
 
 
 def _sentencepiece(folder: pathlib.Path) -> None:
@@ -129,5 +107,8 @@ READERS: dict[str, Reader] = {
     sentencepiece_model.sentencepiece_from_tokenizer_json,
   ),
   "SentencePiece": made(_sentencepiece, "*.model", _read_sentencepiece),
-  "ONNX": made(_onnx, "*.onnx", onnx_t5._weights),
+  "ONNX": made(
+    lambda folder: onnx_graphs.save(folder / "encoder.onnx"),
+    *("*.onnx", onnx_t5._weights),
+  ),
 }

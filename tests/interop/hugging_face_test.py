@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import hf_t5s
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from prompt_tuning.commands import console
 from prompt_tuning.interop import (
   checkpoint_conversion,
   hugging_face,
-  parameter_names,
   safetensors_files,
   t5_configs,
 )
@@ -31,18 +31,10 @@ SHARED, WEIGHTS = "shared.weight", "model.safetensors"
 MALFORMED = b"", b"[" * 100_000, b"\xff", b"[1]"
 
 
-def _arrays(config=CONFIG, dtype=np.float32):
-  rng = np.random.default_rng(0)
-  return {
-    name: stored_arrays.in_memory(rng.normal(size=shape).astype(dtype))
-    for name, shape in parameter_names.shapes(config).items()
-  }
-
-
 @pytest.fixture
 def folder(tmp_path):
   """A model of ours; `transformers_test` has transformers load and save one."""
-  hugging_face.write_folder(tmp_path / "hf", _arrays())
+  hf_t5s.save(tmp_path / "hf", CONFIG)
   return tmp_path / "hf"
 
 
@@ -76,7 +68,8 @@ def _convert(source_format, source, target_format, target, **kwargs):
 def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype):
   # Arrays in several parts, as those of a large model are.
   monkeypatch.setattr("t5x.formats.t5x_v3._CHUNK_BYTES", 100)
-  arrays, hf, again = _arrays(dtype=dtype), tmp_path / "hf", tmp_path / "again"
+  arrays = hf_t5s.arrays(CONFIG, dtype)
+  hf, again = tmp_path / "hf", tmp_path / "again"
   hugging_face.write_folder(hf, arrays)
   (hf / "spiece.model").write_bytes(b"vocabulary")
   _convert("hf", hf, "t5x", tmp_path / "t5x", step=1_100_000)
@@ -236,7 +229,7 @@ def test_refuses_folders_without_weights(folder, name, content, message):
 
 
 def test_refuses_to_write_what_is_no_t5(folder, tmp_path):
-  arrays = _arrays()
+  arrays = hf_t5s.arrays(CONFIG)
   prompt = stored_arrays.in_memory(np.ones((3, 8), np.float32))
   head = "decoder/logits_dense/kernel"
   for wrong, message in (
@@ -337,7 +330,7 @@ print(peak() - before)
 def test_memory_does_not_grow_with_the_model(tmp_path):
   """Tensor by tensor: 170 MB pass through some times the largest, of 4 MB."""
   config = T5Config(1000, 512, 8, 4, 4, head_dim=64, mlp_dim=2048)
-  arrays = _arrays(config)
+  arrays = hf_t5s.arrays(config)
   assert sum(x.nbytes for x in arrays.values()) > 150e6
   hugging_face.write_folder(tmp_path / "hf", arrays)
   command = [sys.executable, "-c", _MEASURE]

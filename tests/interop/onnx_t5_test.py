@@ -6,11 +6,13 @@ import re
 from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
+import onnx_graphs
+from onnx_graphs import NODES, TENSORS
 import pytest
 import sentencepiece
 import t5x_folders
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 
 from prompt_tuning.interop import (  # noqa: E402
   onnx_t5,
@@ -91,45 +93,10 @@ def test_refuses_another_model(weights, module, array, sizes, message):
     onnx_t5.read_onnx_t5("encoder", "decoder", config)
 
 
-NODES = [
-  ("Gather", "/enc/embed_tokens/Gather", ["onnx::7_quantized", "i"]),
-  ("MatMulInteger", "/enc/q/MatMul_quant", ["x", "w_quantized", "w_zero"]),
-  ("Mul", "/enc/norm/Mul_1", ["enc.norm.weight", "hidden"]),
-]
-TENSORS = {
-  "w_quantized": np.array([[-128, 127]], np.int8),
-  "w_scale": np.float32(0.5),
-  "w_zero_point": np.int8(3),
-  "onnx::7_quantized": np.array([[0, 255]], np.uint8),
-  "onnx::7_scale": np.float32(0.25),
-  "onnx::7_zero_point": np.uint8(100),
-  "enc.norm.weight": np.float32([2, 3]),
-}
-
-
-def _read(path, nodes, tensors):
-  """Reads a graph with nodes as an export of T5's has them."""
-  graph = onnx.helper.make_graph(
-    [
-      onnx.helper.make_node(op, inputs, [f"{name}_output"], name=name)
-      for op, name, inputs in nodes
-    ],
-    "encoder",
-    [],
-    [],
-    initializer=[
-      onnx.numpy_helper.from_array(np.asarray(array), name)
-      for name, array in tensors.items()
-    ],
-  )
-  onnx.save(onnx.helper.make_model(graph), path)
-  return dict(onnx_t5._weights(path))
-
-
 def test_weights_are_dequantised(tmp_path):
-  found = _read(tmp_path / "x.onnx", NODES, TENSORS)
+  onnx_graphs.save(tmp_path / "x.onnx")
   t5x_folders.assert_same(
-    found,
+    dict(onnx_t5._weights(tmp_path / "x.onnx")),
     {
       "enc/embed_tokens": np.float32([[-25, 38.75]]),
       "enc/q": np.float32([[-65.5, 62]]),
@@ -148,8 +115,9 @@ def test_weights_are_dequantised(tmp_path):
 )
 def test_refuses_another_graph(tmp_path, nodes, tensors, message):
   path = tmp_path / "encoder.onnx"
+  onnx_graphs.save(path, nodes, TENSORS | tensors)
   with pytest.raises(ValueError, match=f"^{path} is not .*{message}"):
-    _read(path, nodes, TENSORS | tensors)
+    dict(onnx_t5._weights(path))
   path.write_bytes(b"no protocol buffer")
   with pytest.raises(ValueError, match=f"^{path} is not "):
     onnx_t5.read_onnx_t5(path, path, CONFIG)

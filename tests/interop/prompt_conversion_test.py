@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 
+import hf_t5s
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -13,13 +14,11 @@ import safetensors.numpy
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import (
   hugging_face,
-  parameter_names,
   peft_adapters,
   prompt_conversion,
 )
 from prompt_tuning.models.t5 import config
 from t5x import checkpoints
-from t5x.formats import stored_arrays
 
 METADATA = prompt_files.PromptMetadata(
   "52cb", "eed7", task="cb", step=1130000, metric="accuracy", score=87.5
@@ -109,13 +108,7 @@ def base(tmp_path, monkeypatch):
   """The folder of a T5 of width 4, in the working directory."""
   sizes = config.T5Config(32, 4, 2, 1, 1, head_dim=6, mlp_dim=20)
   monkeypatch.chdir(tmp_path)
-  hugging_face.write_folder(
-    "models/base",
-    {
-      name: stored_arrays.in_memory(np.ones(shape, np.float32))
-      for name, shape in parameter_names.shapes(sizes).items()
-    },
-  )
+  hf_t5s.save("models/base", sizes)
   return "models/base"
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import functools
-import io
 import json
 import operator
 import pathlib
@@ -11,6 +10,7 @@ from etils import epath
 import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
+import tiny
 
 from prompt_tuning.interop import sentencepiece_model
 
@@ -31,21 +31,11 @@ MAP = "normalizer", "normalizers", 0
 
 
 @pytest.fixture(scope="module")
-def original() -> bytes:
+def original(tmp_path_factory) -> bytes:
   """Returns a small model trained with the settings of T5's."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(TEXT.splitlines() * 20),
-    model_writer=model,
-    vocab_size=64,
-    model_type="unigram",
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
-  return model.getvalue()
+  path = tmp_path_factory.mktemp("model") / "spiece.model"
+  tiny.train_sentencepiece(path, TEXT.splitlines() * 20, vocab_size=64)
+  return path.read_bytes()
 
 
 @pytest.fixture

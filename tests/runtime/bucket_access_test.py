@@ -71,9 +71,9 @@ def test_upload_that_is_refused_names_its_object(line):
 def test_vocabulary_in_a_bucket_is_read(line, tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
-  model = tiny.train_sentencepiece(tmp_path)
+  model = tiny.train_sentencepiece(tmp_path / "x.model")
   path = f"{ROOT}/vocabularies/model"
-  storage.absolute(path).write_bytes((tmp_path / "model.model").read_bytes())
+  storage.absolute(path).write_bytes((tmp_path / "x.model").read_bytes())
   there = vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
   here = seqio.SentencePieceVocabulary(model, 5)
   assert vocabulary.sha256(there) == vocabulary.sha256(here)

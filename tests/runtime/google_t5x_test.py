@@ -47,7 +47,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   stand_in.write_package(tmp_path)
   (tmp_path / "checkpoint_1100000").mkdir()
   (tmp_path / "checkpoint_1100000" / "checkpoint").touch()
-  vocabulary = tiny.train_sentencepiece(tmp_path)
+  vocabulary = tiny.train_sentencepiece(tmp_path / "x.model")
   bindings = [
     f"VOCABULARY_FILE = '{vocabulary}'",
     f"MODEL_DIR = '{tmp_path}'",
