@@ -14,13 +14,13 @@ import t5x_folders
 
 pytest.importorskip("onnx")
 
-from prompt_tuning.interop import (  # noqa: E402
+from prompt_tuning.interop import (
   onnx_t5,
   parameter_names,
   sentencepiece_model,
 )
-from prompt_tuning.models.t5.config import T5Config  # noqa: E402
-from prompt_tuning.models.t5.network import Transformer  # noqa: E402
+from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.models.t5.network import Transformer
 
 CONFIG = T5Config(11, 4, 2, 1, 1, head_dim=3, mlp_dim=5)
 T5_SMALL = T5Config(32128, 512, 6, 8, 8, 64, mlp_dim=1024, dtype="float32")
