@@ -2,6 +2,8 @@
 
 import json
 
+from started import TESTS
+
 from prompt_tuning.experiments import running, sheets
 from t5x.configuration import identity
 from t5x.runs import record_schema
@@ -56,23 +58,7 @@ if flags["FAIL"] == "silent" and flags["SEED"] == 1:
   sys.exit()
 write(status="finished", evals=[best], best=best)
 """
-SHEET = """
-title = "T"
-about = ""
-budget = ""
-[programs.train]
-module = "program.train"
-folder = "MODEL_DIR"
-gin_files = []
-bindings = {{SEED = "$seed", SLEEP = {sleep}, FAIL = "{fail}"}}
-[[grids]]
-task = ["cb"]
-seed = [0, 1, 2]
-[layout]
-rows = ["task"]
-columns = "seed"
-[values.task.cb]
-"""
+SHEET = (TESTS / "testdata" / "counting.toml").read_text()
 
 
 def place(folder, sleep=0.0, fail="") -> running.Workspace:
@@ -84,9 +70,9 @@ def place(folder, sleep=0.0, fail="") -> running.Workspace:
     )
   )
   (folder / "configs").mkdir()
-  (folder / "configs" / "x.toml").write_text(
-    SHEET.format(sleep=sleep, fail=fail)
-  )
+  text = SHEET.replace("SLEEP = 0.0", f"SLEEP = {sleep}")
+  text = text.replace('FAIL = ""', f'FAIL = "{fail}"')
+  (folder / "configs" / "x.toml").write_text(text)
   return running.Workspace(folder, folder / "results")
 
 

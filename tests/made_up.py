@@ -2,50 +2,14 @@
 
 import json
 
+from started import TESTS
+
 from prompt_tuning.experiments import sheets
 from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 from t5x.runs import record_schema
 
-SHEET = """
-title = "Scores"
-about = "What comes out."
-budget = "a minute"
-[programs.train]
-module = "t5x.train"
-folder = "MODEL_DIR"
-gin_files = []
-bindings = {SIZE = "$size", METHOD = "$method", TASK = "$task", SEED = "$seed"}
-[[grids]]
-size = ["s", "l"]
-method = ["prompt", "model"]
-task = ["cb", "wic"]
-seed = [0, 1, 2]
-[values.size.s]
-[values.size.l]
-[values.method.prompt]
-label = "Prompt_tuning"
-[values.method.model]
-[values.task.cb]
-[values.task.wic]
-[layout]
-rows = ["method"]
-columns = "size"
-mean_over = "task"
-figure = "lines"
-[paper]
-source = "Figure 1"
-columns = ["Small", "XXL"]
-x = [77e6, 11e9]
-note = "Read off."
-[[paper.rows]]
-label = "Prompt tuning"
-row = "prompt"
-values = [58.5, "~89.9"]
-band = [[57.0, 60.0], [89.0, 91.0]]
-how = "figure"
-source = "Figure 1"
-"""
+SHEET = (TESTS / "testdata" / "made_up.toml").read_text()
 # Edits: a sheet of one size, one of tasks as columns, one without the figure.
 ONE_SIZE = ('size = ["s", "l"]', 'size = ["s"]')
 BY_TASK = ('columns = "size"\nmean_over = "task"', 'columns = "task"')

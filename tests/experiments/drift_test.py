@@ -7,6 +7,7 @@ from counting import replace
 import made_up
 import numpy as np
 import pytest
+from started import TESTS
 
 from prompt_tuning.experiments import launching, pages, running, sheets
 from prompt_tuning.experiments.records import Archive
@@ -14,45 +15,7 @@ from prompt_tuning.experiments.results import Results
 from t5x import checkpoints
 from t5x.configuration import identity
 
-GIN = """
-from __gin__ import dynamic_registration
-import __main__ as train_script
-from t5x import utils
-
-RATE = 0.3
-TASK = %gin.REQUIRED
-SEED = 0
-MODEL_DIR = %gin.REQUIRED
-
-train_script.train:
-  model_dir = %MODEL_DIR
-  random_seed = %SEED
-  train_dataset_cfg = @train/utils.DatasetConfig()
-  rate_fn = @utils.schedule()
-train/utils.DatasetConfig:
-  task = %TASK
-  shuffle = True
-utils.schedule:
-  rate = %RATE
-  base = 'base'
-"""
-SHEET = """
-title = "T"
-about = ""
-budget = ""
-[programs.train]
-module = "t5x.train"
-folder = "MODEL_DIR"
-gin_files = ["gin/train.gin"]
-bindings = {TASK = "$task", SEED = "$seed"}
-[[grids]]
-task = ["cb"]
-seed = [0, 1]
-[layout]
-rows = ["task"]
-columns = "seed"
-[values.task.cb]
-"""
+REPOSITORY = TESTS / "testdata" / "drift"
 NAMES = ["x/cb-seed0", "x/cb-seed1"]
 
 
@@ -69,9 +32,7 @@ def record(cell, **settings):
 def root(tmp_path, monkeypatch):
   """A repository with a sheet of two cells and their records."""
   monkeypatch.chdir(tmp_path)
-  for name, text in (("gin/train.gin", GIN), ("configs/x.toml", SHEET)):
-    (tmp_path / name).parent.mkdir()
-    (tmp_path / name).write_text(text)
+  shutil.copytree(REPOSITORY, tmp_path, dirs_exist_ok=True)
   (tmp_path / "results" / "x").mkdir(parents=True)
   file(tmp_path)
   return tmp_path
