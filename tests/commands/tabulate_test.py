@@ -21,12 +21,6 @@ def test_project_needs_no_pages_without_runs(tmp_path, capsys):
   assert capsys.readouterr().err.startswith("Error: results/tables/x.md d")
 
 
-def test_sheet_beside_which_there_is_none_is_named(tmp_path, capsys):
-  made_up.sheet(tmp_path, 'beside = "full/y"\n' + made_up.SHEET)
-  assert console.main(["tabulate", f"--root={tmp_path}"]) == 1
-  assert "x: beside: there is no full/y.toml" in capsys.readouterr().err
-
-
 def test_sheets_without_results_and_pages_of_prose_are_named(tmp_path, capsys):
   made_up.sheet(tmp_path)
   (tmp_path / "README.md").write_text("")

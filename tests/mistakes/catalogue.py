@@ -1,6 +1,6 @@
 """The mistakes of `mistakes.toml`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import pathlib
 import tomllib
 from typing import Any, NamedTuple
@@ -45,12 +45,6 @@ def _full(text: str) -> str:
   return text
 
 
-def _mistakes() -> Iterator[Mistake]:
-  for kind, rows in _TABLE["rows"].items():
-    for row in rows:
-      yield _mistake(kind, *row)
-
-
 def _mistake(kind: str, words: str, says: str, files: Any = ()) -> Mistake:
   if kind == "sheets":  # Their second column is the new text.
     sheet = {"configs/x.toml": _full("{SHEET}").replace(words, says)}
@@ -67,7 +61,9 @@ def _mistake(kind: str, words: str, says: str, files: Any = ()) -> Mistake:
 
 
 LADDER = _full("{LADDER}")
-MISTAKES = list(_mistakes())
+MISTAKES = [
+  _mistake(kind, *row) for kind, rows in _TABLE["rows"].items() for row in rows
+]
 
 
 def words(mistake: Mistake) -> list[str]:
