@@ -4,10 +4,10 @@ import argparse
 import ast
 import dataclasses
 import json
-import pathlib
 import signal
 import sys
 
+from documented import ROOT
 import numpy as np
 import pytest
 import started
@@ -15,20 +15,19 @@ import started
 from prompt_tuning.data import vocabulary
 from prompt_tuning.mini.ladder import vocabulary as words
 
-ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import first_step  # noqa: E402
-import growth  # noqa: E402
-import input_pipeline  # noqa: E402
-import large  # noqa: E402
-import reliability  # noqa: E402
-import serving  # noqa: E402
-import similarity  # noqa: E402
+import first_step
+import growth
+import input_pipeline
+import large
+import reliability
+import serving
+import similarity
 
-import harness  # noqa: E402
-from peers import cases, report  # noqa: E402
-from reliability_parts import cases as reliability_cases  # noqa: E402
+import harness
+from peers import cases, report
+from reliability_parts import cases as reliability_cases
 
 
 def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():

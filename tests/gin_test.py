@@ -1,7 +1,6 @@
 """The gin files: they parse, and their headers say what they need."""
 
 import itertools
-import pathlib
 import re
 
 from absl import flags
@@ -21,7 +20,7 @@ from t5x import adafactor, gin_utils, models, utils
 from t5x.configuration import command_flags, reading, resolution
 from t5x.runs import preflight
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = documented.ROOT
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
 # Whose headers name everything that a command may set there.
 PARTS = ("gin/methods/", "gin/prompts/", "gin/decoding/", "gin/optimizers/")

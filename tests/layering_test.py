@@ -3,14 +3,13 @@
 import ast
 import functools
 import graphlib
-import pathlib
 import re
 
+from documented import ROOT
 import pytest
 
 import prompt_tuning
 
-ROOT = pathlib.Path(__file__).parents[1]
 # A room imports only from its own row and the rows above it.
 LIBRARY = (
   ("types", "project_files"),

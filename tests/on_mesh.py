@@ -127,13 +127,12 @@ def take_turns(base, out, *arguments):
 
 def go_on(base, model_dir, num_partitions, steps):
   """A run that goes on to `steps`, on this mesh; the others share the batch."""
-  return tiny.train(
+  return tiny.train_prompt(
     model_dir,
     base,
     relative_steps=steps,
     period=steps,
     partitioner=tiny.make_partitioner(num_partitions),
-    actions={"INFER_EVAL": [tiny.save_best_prompt(model_dir)]},
   )
 
 

@@ -333,6 +333,12 @@ def train(model_dir, base, model=None, **overrides) -> plan.Outcome:
   return training.train(**train_arguments(model_dir, base, model, **overrides))
 
 
+def train_prompt(model_dir, base, **overrides) -> plan.Outcome:
+  """Runs `t5x.train`; unless told otherwise, it keeps the best prompt."""
+  actions = {"INFER_EVAL": [save_best_prompt(model_dir)]}
+  return train(model_dir, base, **{"actions": actions, **overrides})
+
+
 def evaluate(folder, base, model=None, restored=None, **overrides):
   """Evaluates the validation split in a folder; returns the metrics.
 

@@ -1,7 +1,6 @@
 """What prompts say, of prompts that are made of known embeddings."""
 
-import pathlib
-
+from documented import ROOT
 import made_up
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from prompt_tuning.experiments import interpretability, sheets
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.training import base_model
 
-ROOT = pathlib.Path(__file__).parents[2]
 BASE = "checkpoints/ladder_xs/lm_100"
 SHEET = (
   made_up.SHEET.split("[paper]")[0]

@@ -1,8 +1,8 @@
 """Pages and figures, from records that are made up here."""
 
 import io
-import pathlib
 
+from documented import ROOT
 import made_up
 from matplotlib import image
 import pytest
@@ -10,8 +10,6 @@ import pytest
 from prompt_tuning.experiments import generated_files, pages, sheets, tables
 from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture

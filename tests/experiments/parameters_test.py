@@ -1,9 +1,8 @@
 """Counts of parameters, to the digit, and claims about them."""
 
 import csv
-import pathlib
 
-import gin
+from documented import ROOT
 import jax
 import pytest
 import tiny
@@ -17,7 +16,6 @@ from prompt_tuning.experiments import (
 )
 from t5x import gin_utils, models
 
-ROOT = pathlib.Path(__file__).parents[2]
 SHEET = sheets.parse(
   ROOT / "configs/parameters.toml", parameters.ParameterSheet
 )
@@ -50,12 +48,6 @@ METHODS = {
   "adapter_self": (4_758_528, 12_687_360, 25_368_576, 50_731_008),
   "adapter": (5_948_160, 15_859_200, 31_710_720, 63_413_760),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_configuration():
-  yield
-  gin.clear_config()
 
 
 def _counted():

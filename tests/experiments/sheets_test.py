@@ -1,15 +1,14 @@
 """Sheets: what they expand to, and what is refused."""
 
-import pathlib
 import re
 
+from documented import ROOT
 import made_up
 import pytest
 
 from prompt_tuning.experiments import launching, sheets
 from t5x.runs import preflight
 
-ROOT = pathlib.Path(__file__).parents[2]
 SHARED = """
 [programs.train]
 module = "t5x.train"

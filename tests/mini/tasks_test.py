@@ -4,9 +4,9 @@ import collections
 import hashlib
 import itertools
 import json
-import pathlib
 import statistics
 
+from documented import ROOT
 import pytest
 import seqio
 import sklearn.feature_extraction.text
@@ -22,7 +22,6 @@ from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.mini.stories import examples as stories_examples
 
 LENGTHS = {"inputs": 512, "targets": 32}
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 ROWS = pytest.mark.parametrize(
   "row", task_rows.SUPER_GLUE, ids=lambda row: row.name
 )
@@ -134,7 +133,7 @@ def test_right_answers_score_100(row, prefix):
 def _majorities():
   """Task and score of one answer to all, as the sheets have it."""
   said = set()
-  for sheet in sheets.load_all(CONFIGS).values():
+  for sheet in sheets.load_all(ROOT / "configs").values():
     for cell in sheet.cells():
       task = str(cell.point.get("task"))
       majority = sheet.value("task", task).majority

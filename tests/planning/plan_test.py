@@ -4,10 +4,10 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import pathlib
 import re
 from unittest import mock
 
+from documented import ROOT
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,7 +16,6 @@ import started
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, search, targets
 
-ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
   "TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 4}",
   "BATCH_SIZE = 4",

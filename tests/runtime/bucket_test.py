@@ -72,13 +72,12 @@ def base(line):
 
 
 def train(folder, base, steps=STEPS):
-  return tiny.train(
+  return tiny.train_prompt(
     folder,
     base,
     relative_steps=steps,
     period=2,
     train_eval_dataset_cfg=None,
-    actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]},
     inference_evaluator_cls=functools.partial(
       seqio.Evaluator, logger_cls=[seqio.JSONLogger]
     ),

@@ -295,15 +295,9 @@ def test_seed_is_given_or_that_of_the_run_or_drawn(monkeypatch):
 LAST_STEP = tiny.BASE_STEP + 6
 
 
-def _train(folder, base):
-  return tiny.train(
-    folder, base, actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]}
-  )
-
-
 def _go_on(copy, base, run):
   """Trains, and compares what counts of the two runs."""
-  _train(copy, base)
+  tiny.train_prompt(copy, base)
   tiny.assert_same_prompt(copy, run)
   for name in ("status", "evals", "best", "steps"):
     assert tiny.record(copy)[name] == tiny.record(run)[name]
@@ -364,5 +358,5 @@ def test_second_run_in_a_folder_is_refused(run, base, copy, monkeypatch):
     run_lock.RunLock(str(copy), "MODEL_DIR"),
     pytest.raises(ValueError, match="in use by another run: process"),
   ):
-    _train(copy, base)
+    tiny.train_prompt(copy, base)
   assert sorted(os.listdir(copy)) == before

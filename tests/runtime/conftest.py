@@ -15,10 +15,7 @@ def base(tmp_path_factory):
 def run(tmp_path_factory, base):
   """Not to be changed: `copy` is."""
   folder = tmp_path_factory.mktemp("run") / "run"
-  outcome = tiny.train(
-    folder, base, actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]}
-  )
-  assert outcome.status == "finished"
+  assert tiny.train_prompt(folder, base).status == "finished"
   return folder
 
 

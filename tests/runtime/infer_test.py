@@ -136,17 +136,17 @@ def test_inference_whose_folder_another_took_writes_no_more(base, tmp_path):
   assert sizes == {x: x.stat().st_size for x in tmp_path.glob("*jsonl*")}
 
 
-def _never(*_):
-  raise AssertionError("the configuration of what is there was overwritten")
-
-
 def test_predictions_of_another_model_are_not_taken_for_this_ones(
   whole, tmp_path
 ):
   before = whole.read_text()
   other = tiny.save_base(tmp_path, seed=1)
   with pytest.raises(ValueError, match="predictions of another model"):
-    _infer(other, whole.parent, summarize_config_fn=_never)
+    _infer(
+      other,
+      whole.parent,
+      summarize_config_fn=lambda *_: pytest.fail("It was overwritten."),
+    )
   assert whole.read_text() == before
 
 

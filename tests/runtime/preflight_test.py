@@ -1,14 +1,13 @@
 """A command's folder, which has an earlier run."""
 
 import json
-import pathlib
 
+from documented import ROOT
 import pytest
 
 from t5x.configuration import identity, reading, resolution
 from t5x.runs import preflight
 
-ROOT = pathlib.Path(__file__).parents[2]
 FILES = ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"]
 BINDINGS = [
   "TASK = 'ladder_cb'",

@@ -129,9 +129,7 @@ def test_run_whose_folder_another_took_changes_nothing_there(
 
   monkeypatch.setattr(evaluation.InferenceEvaluator, "evaluate", taken)
   with pytest.raises(run_lock.LockLostError, match="taken by another run"):
-    tiny.train(
-      tmp_path, base, actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]}
-    )
+    tiny.train_prompt(tmp_path, base)
   assert {path.read_text() for path in theirs.values()} == {"theirs"}
   assert not (tmp_path / "prompt.safetensors").exists()
 

@@ -18,13 +18,6 @@ from t5x.runs import command_line, records, training
 LAST_STEP = tiny.BASE_STEP + 6
 
 
-def _train(model_dir, base, **overrides):
-  overrides.setdefault(
-    "actions", {"INFER_EVAL": [tiny.save_best_prompt(model_dir)]}
-  )
-  return tiny.train(model_dir, base, **overrides).status
-
-
 def _restored(model_dir):
   """The state in a run's latest checkpoint."""
   initializer = tiny.make_initializer()
@@ -125,12 +118,12 @@ def test_finished_run_is_left_alone(base, copy):
     }
 
   before = contents()
-  assert _train(copy, base) == "finished"
+  assert tiny.train_prompt(copy, base).status == "finished"
   assert contents() == before
   # Nor is it run again if it was killed before its record said that it is over.
   whole = tiny.record(copy)
   tiny.edit_record(copy, status="running", evals=[])
-  assert _train(copy, base) == "finished"
+  assert tiny.train_prompt(copy, base).status == "finished"
   for name in ("status", "step", "steps", "evals", "best", "parameters"):
     assert tiny.record(copy)[name] == whole[name]
 
@@ -154,7 +147,7 @@ def test_checkpoint_of_another_run_is_refused(
     monkeypatch.setattr(tiny, "PROMPT_LENGTH", 5)
     message = r"prompt: expected \(5, 16\), got \(4"
   with pytest.raises(ValueError, match=message):
-    _train(copy, base, **overrides)
+    tiny.train_prompt(copy, base, **overrides)
   assert (copy / "record.json").read_bytes() == record
 
 
@@ -162,7 +155,7 @@ def test_checkpoint_of_another_run_is_refused(
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, base):
   """Where a checkpoint is due, and the loss is finite."""
   with pytest.raises(FloatingPointError, match=f"After step {LAST_STEP}"):
-    _train(
+    tiny.train_prompt(
       tmp_path,
       base,
       stats_period=1,
@@ -187,12 +180,9 @@ def test_early_stopping_stops_for_good(tmp_path, base):
     stop = trainer.EarlyStoppingAction(
       (tiny.TASK, "accuracy"), mode="max", patience=1, atol=100.0
     )
-    return _train(
-      tmp_path,
-      base,
-      relative_steps=steps,
-      period=1,
-      actions={"INFER_EVAL": [stop]},
+    actions = {"INFER_EVAL": [stop]}
+    return tiny.train(
+      tmp_path, base, relative_steps=steps, period=1, actions=actions
     )
 
   def ending():
@@ -200,12 +190,12 @@ def test_early_stopping_stops_for_good(tmp_path, base):
     return record["status"], record["step"]
 
   for _ in range(2):
-    assert train() == "stopped"
+    assert train().status == "stopped"
     assert ending() == ("stopped", tiny.BASE_STEP + 2)
     # As it is if the run was killed before its record said so.
     tiny.edit_record(tmp_path, status="running")
   # And goes on with more steps, until it is to stop again.
-  assert train(steps=31) == "stopped"
+  assert train(steps=31).status == "stopped"
   assert ending() == ("stopped", tiny.BASE_STEP + 3)
 
 
@@ -282,15 +272,15 @@ LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
 )
 def test_run_that_does_not_fit_is_refused(tmp_path, base, overrides, message):
   with pytest.raises(ValueError, match=message):
-    _train(tmp_path, base, **overrides)
+    tiny.train_prompt(tmp_path, base, **overrides)
   assert not (tmp_path / "record.json").exists()
 
 
 def test_folder_of_something_else_is_refused(tmp_path, base):
   records.RunRecord(str(tmp_path), "eval").write()
   with pytest.raises(ValueError, match=r"the record of a run of t5x\.eval"):
-    _train(tmp_path, base)
+    tiny.train_prompt(tmp_path, base)
   (tmp_path / "file").write_text("kept")
   with pytest.raises(ValueError, match="cannot be written"):
-    _train(tmp_path / "file", base)
+    tiny.train_prompt(tmp_path / "file", base)
   assert (tmp_path / "file").read_text() == "kept"
