@@ -5,42 +5,16 @@ import re
 from documented import ROOT
 import made_up
 import pytest
+from started import TESTS
 
 from prompt_tuning.experiments import launching, sheets
 from t5x.runs import preflight
 
-SHARED = """
-[programs.train]
-module = "t5x.train"
-folder = "MODEL_DIR"
-gin_files = ["run.gin"]
-bindings = {TASK = "$task", SEED = "$seed", LENGTHS = "$task.lengths", LR = 1}
-[values.method.prompt]
-gin_files = ["prompt.gin"]
-bindings = {LR = 0.3, WORDS = "$task.words", TAP = {gin = "@tap()"}}
-[values.method.model]
-gin_files = ["model.gin"]
-[values.task.cb.facts]
-words = ["yes", "no"]
-lengths = {inputs = 8}
-"""
-SHEET = """
-extends = "parts/shared.toml"
-title = "T"
-about = "A"
-budget = "B"
-[[grids]]
-method = ["prompt", "model"]
-task = ["cb"]
-seed = [0, 1]
-[[grids]]
-method = ["prompt"]
-task = ["cb"]
-seed = [1, 2]
-[layout]
-rows = ["method"]
-columns = "task"
-"""
+# A sheet and what it extends.
+SHEET, SHARED = (
+  (TESTS / "testdata" / "sheets" / name).read_text()
+  for name in ("x.toml", "parts/shared.toml")
+)
 
 
 def _load(tmp_path, sheet=SHEET, shared=SHARED):
