@@ -115,6 +115,7 @@ def make_model(
   prompt_init=None,
   with_prompt=True,
   decode_fn=decoding.beam_search,
+  loss_normalizing_factor=None,
   **config_overrides,
 ) -> models.EncoderDecoderModel:
   """A model that trains its prompt, unless told otherwise."""
@@ -134,6 +135,7 @@ def make_model(
     optimizer_def=optimizer_def or prompt_optimizer(),
     decode_fn=decode_fn,
     z_loss=1e-4,
+    loss_normalizing_factor=loss_normalizing_factor,
   )
 
 

@@ -38,10 +38,6 @@ INPUTS = conformance.network_inputs(
 )
 
 
-def _flat(params):
-  return traverse_util.flatten_dict(params, sep="/")
-
-
 @functools.cache
 def _programs(method):
   """The method's initial parameters, and parameters -> logits."""
@@ -54,7 +50,8 @@ def _programs(method):
     jax.jit(functools.partial(function, enable_dropout=False))
     for function in (module.init, module.apply)
   )
-  params = _flat(init(jax.random.key(0), *INPUTS)["params"])
+  params = init(jax.random.key(0), *INPUTS)["params"]
+  params = traverse_util.flatten_dict(params, sep="/")
 
   def forward(params):
     nested = traverse_util.unflatten_dict(params, sep="/")

@@ -9,7 +9,7 @@ import optax
 import pytest
 import tiny
 
-from t5x import by_length, models, optimizers, trainer
+from t5x import by_length, optimizers, trainer
 from t5x.configuration import identity, reading, resolution
 
 LONGEST, TARGETS = 160, 5
@@ -33,14 +33,10 @@ def _start(trainer_cls, factor=None, dropout_rate=0.0):
   The calls of its model's loss are counted: as often as it is compiled.
   """
   sgd = optimizers.OptaxWrapper(optax.sgd(1.0))
-  plain = tiny.make_model(dropout_rate=dropout_rate)
-  model = models.EncoderDecoderModel(
-    plain.module,
-    plain.input_vocabulary,
-    plain.output_vocabulary,
+  model = tiny.make_model(
     tiny.multi_optimizer((".*/prompt/.*", sgd)),
-    z_loss=1e-4,
     loss_normalizing_factor=factor,
+    dropout_rate=dropout_rate,
   )
   model.loss_fn = mock.Mock(wraps=model.loss_fn)
   return tiny.make_trainer(trainer_cls, model, rate=1.0)
