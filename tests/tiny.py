@@ -19,7 +19,7 @@ from prompt_tuning.data import metrics
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
 from prompt_tuning.models.t5 import network
-from prompt_tuning.training import actions
+from prompt_tuning.training import actions, base_model
 from t5x import (
   adafactor,
   checkpoints,
@@ -137,6 +137,13 @@ def make_model(
     z_loss=1e-4,
     loss_normalizing_factor=loss_normalizing_factor,
   )
+
+
+def model_with(prompt, base) -> models.EncoderDecoderModel:
+  """A model that begins with the prompt in a file, of that base model."""
+  vocabulary = make_model().input_vocabulary
+  array = base_model.prompt_for_model(str(prompt), str(base), vocabulary)
+  return make_model(prompt_init=prompts.from_array(array))
 
 
 def make_partitioner(num_partitions=1) -> partitioning.PjitPartitioner:

@@ -16,13 +16,13 @@ import started
 import t5x_folders
 import tiny
 
-from prompt_tuning import prompt_files, prompts
+from prompt_tuning import prompt_files
 from prompt_tuning.interop import (
   checkpoint_conversion,
   checkpoint_inspection,
   prompt_conversion,
 )
-from prompt_tuning.training import base_model, ensemble
+from prompt_tuning.training import ensemble
 from t5x.files import run_lock, storage
 from t5x.formats import base_checkpoints, stored_arrays
 from t5x.runs import inference
@@ -194,13 +194,9 @@ def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
   assert last == tiny.evaluate(
     f"{ROOT}/eval-checkpoint", run, restored={"assignment_map": None}
   )
-  prompt = base_model.prompt_for_model(
-    f"{run}/prompt.safetensors", base, tiny.make_model().input_vocabulary
-  )
+  model = tiny.model_with(f"{run}/prompt.safetensors", base)
   assert record["best"]["metrics"] == tiny.evaluate(
-    f"{ROOT}/eval-prompt",
-    base,
-    tiny.make_model(prompt_init=prompts.from_array(prompt)),
+    f"{ROOT}/eval-prompt", base, model
   )
 
 

@@ -8,24 +8,10 @@ import pytest
 import seqio
 import tiny
 
-from prompt_tuning import prompts
-from prompt_tuning.training import base_model
 from t5x import checkpoints
 from t5x import eval as eval_program
 from t5x.files import run_lock
 from t5x.runs import command_line, evaluation
-
-
-def _model(prompt_file, checkpoint):
-  model = tiny.make_model()
-  return tiny.make_model(
-    prompt_init=prompts.from_array(
-      base_model.prompt_for_model(
-        str(prompt_file), str(checkpoint), model.input_vocabulary
-      )
-    )
-  )
-
 
 _evaluate = functools.partial(
   tiny.evaluate,
@@ -38,7 +24,7 @@ _evaluate = functools.partial(
 def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
   """Also the second time, in place of the first."""
   trained = tiny.record(run)["best"]
-  model = _model(run / "prompt.safetensors", base)
+  model = tiny.model_with(run / "prompt.safetensors", base)
   for _ in range(2):
     metrics = _evaluate(tmp_path, base, model)
     assert metrics == trained["metrics"]
@@ -95,7 +81,7 @@ def test_evaluation_whose_folder_another_took_writes_no_more(base, tmp_path):
 def test_prompt_of_another_model_is_refused(run, tmp_path):
   other = tiny.save_base(tmp_path / "other", seed=1)
   with pytest.raises(ValueError, match="belongs to another model"):
-    _model(run / "prompt.safetensors", other)
+    tiny.model_with(run / "prompt.safetensors", other)
 
 
 @pytest.mark.slow
