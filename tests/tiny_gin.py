@@ -1,11 +1,11 @@
 """Configurations: of commands, and of the tiny T5 by testdata/tiny.gin."""
 
 from collections.abc import Sequence
-import pathlib
 from typing import Any
 
 from absl import flags
 import gin
+from started import TESTS
 import tiny
 
 from t5x import eval as eval_lib
@@ -14,7 +14,6 @@ from t5x import infer as infer_lib
 from t5x import train as train_lib
 from t5x.configuration import command_flags, reading
 
-_TESTDATA = pathlib.Path(__file__).with_name("testdata")
 PROGRAMS = {
   "train": train_lib.train,
   "eval": eval_lib.evaluate,
@@ -73,7 +72,7 @@ def configure_files(
   }
   parse(
     [
-      str(_TESTDATA / f"{model}.gin"),
+      str(TESTS / "testdata" / f"{model}.gin"),
       *files,
       f"gin/runs/{program}.gin",
     ],

@@ -3,13 +3,13 @@
 import functools
 import importlib.util
 import json
-import pathlib
 from typing import Any
 
 import conformance
 import jax
 import numpy as np
 import pytest
+from started import TESTS
 
 import prompt_tuning as pt
 from prompt_tuning import prompts
@@ -29,9 +29,7 @@ pytestmark = [
 
 _ANGLES = 0.7 * np.arange(5)[:, None] + 0.013 * np.arange(576)
 PROMPT = np.float32(0.1 * np.sin(_ANGLES))
-SPEC = json.loads(
-  (pathlib.Path(__file__).parents[1] / "testdata/smollm2_135m.json").read_text()
-)
+SPEC = json.loads((TESTS / "testdata" / "smollm2_135m.json").read_text())
 ROWS = SPEC["rows"]
 
 
