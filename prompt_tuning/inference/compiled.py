@@ -22,16 +22,18 @@ _Call = tuple[str, tuple[Any, ...], dict[str, int]]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(table: Any, slot: jax.Array, row: Any) -> Any:
-  put = jax.lax.dynamic_update_slice_in_dim
-  return jax.tree.map(lambda x, new: put(x, new, slot, axis=0), table, row)
+def _put(table: Any, slots: jax.Array, rows: Any) -> Any:
+  """Puts rows in their slots; a slot that does not exist leaves one out."""
+  return jax.tree.map(
+    lambda x, new: x.at[slots].set(new, mode="drop"), table, rows
+  )
 
 
 class PromptTable:
   """A table of prompts, for one thread.
 
-  A prompt is copied to the device when a batch first needs it, into the slot
-  that was used least recently. Only the first copy compiles a program.
+  Prompts are copied to the device when a batch first needs them, into the slots
+  that were used least recently. No copy compiles a program.
 
   Attributes:
     arrays: What `compute` makes of the prompts, with the slots as axis 0. The
@@ -45,26 +47,29 @@ class PromptTable:
     longest: int,
     width: int,
     compute: Callable[[jax.Array], Any] = lambda prompts: prompts,
+    sizes: Sequence[int] = (1,),
   ):
-    """Makes a table of zeros.
+    """Makes a table of zeros, and compiles the copies.
 
     Args:
       slots: Number of prompts that it holds.
       longest: Positions of the longest prompt.
       width: H.
-      compute: `Network.table`, of one prompt, [1, longest, H].
+      compute: `Network.table`, of some prompts, [n, longest, H].
+      sizes: How many prompts may be copied at once, increasing from 1.
     """
-    self._empty = np.zeros((1, longest, width), np.float32)
+    self._shape = (longest, width)
     self._compute = compute
+    self._sizes = sizes
     self._number = slots
-    row = compute(jnp.asarray(self._empty))
-    self.arrays = _put(
-      jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), row),
-      jnp.int32(0),
-      row,
-    )
     self.swaps = 0
     self._slots: dict[TunedPrompt, int] = {}  # The oldest use is first.
+    row = jax.eval_shape(compute, np.zeros((1, *self._shape), np.float32))
+    self.arrays = jax.tree.map(
+      lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), row
+    )
+    for size in sizes:
+      self._copy([None] * size, [slots] * size)
 
   @property
   def nbytes(self) -> int:
@@ -91,21 +96,33 @@ class PromptTable:
     assert len(needed) <= self._number
     for prompt in needed & self._slots.keys():
       self._slots[prompt] = self._slots.pop(prompt)
-    for prompt in needed - self._slots.keys():
-      oldest, slot = None, self.occupied
-      if slot == self._number:  # The batch does not need the oldest.
-        oldest, slot = next(iter(self._slots.items()))
-      rows = self._empty.copy()
-      rows[0, : prompt.length] = prompt.array
-      # Both can run out of memory; the oldest prompt then keeps its slot.
-      row = self._compute(jnp.asarray(rows))
-      self.arrays = _put(self.arrays, jnp.int32(slot), row)
-      if oldest is not None:
-        del self._slots[oldest]
-      self._slots[prompt] = slot
-      self.swaps += 1
-    slots = [0 if prompt is None else self._slots[prompt] for prompt in prompts]
-    return np.array(slots, np.int32)
+    new = list(needed - self._slots.keys())
+    for start in range(0, len(new), self._sizes[-1]):
+      some = new[start : start + self._sizes[-1]]
+      free = [*range(self.occupied, self._number)][: len(some)]
+      # The batch does not need the oldest.
+      oldest = list(self._slots)[: len(some) - len(free)]
+      slots = [*free, *(self._slots[prompt] for prompt in oldest)]
+      # It can run out of memory; the oldest then keep their slots.
+      self._copy(some, slots)
+      for prompt in oldest:
+        del self._slots[prompt]
+      self._slots.update(zip(some, slots, strict=True))
+      self.swaps += len(some)
+    places = [0 if x is None else self._slots[x] for x in prompts]
+    return np.array(places, np.int32)
+
+  def _copy(
+    self, prompts: Sequence[TunedPrompt | None], slots: Sequence[int]
+  ) -> None:
+    size = next(x for x in self._sizes if x >= len(prompts))
+    rows = np.zeros((size, *self._shape), np.float32)
+    for row, prompt in zip(rows, prompts, strict=False):
+      if prompt is not None:
+        row[: prompt.length] = prompt.array
+    places = np.full(size, self._number, np.int32)
+    places[: len(slots)] = slots
+    self.arrays = _put(self.arrays, places, self._compute(jnp.asarray(rows)))
 
 
 class CompiledPrograms:
@@ -125,6 +142,8 @@ class CompiledPrograms:
       settings.longest_prompt,
       model.config.emb_dim,
       functools.partial(jax.jit(self.network.table), model.params),
+      # A decoder computes them: no more than there are.
+      (1,) if self.network.keeps_prompts else settings.shapes.rows,
     )
     self.shapes = settings.shapes
     self._chunk = settings.chunk
