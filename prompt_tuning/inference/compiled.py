@@ -29,6 +29,10 @@ def _put(table: Any, slots: jax.Array, rows: Any) -> Any:
   )
 
 
+def _unchanged(prompts: Any) -> Any:
+  return prompts
+
+
 class PromptTable:
   """A table of prompts, for one thread.
 
@@ -46,7 +50,7 @@ class PromptTable:
     slots: int,
     longest: int,
     width: int,
-    compute: Callable[[jax.Array], Any] = lambda prompts: prompts,
+    compute: Callable[[Any], Any] = _unchanged,
     sizes: Sequence[int] = (1,),
   ):
     """Makes a table of zeros, and compiles the copies.
@@ -122,7 +126,7 @@ class PromptTable:
         row[: prompt.length] = prompt.array
     places = np.full(size, self._number, np.int32)
     places[: len(slots)] = slots
-    self.arrays = _put(self.arrays, places, self._compute(jnp.asarray(rows)))
+    self.arrays = _put(self.arrays, places, self._compute(jax.device_put(rows)))
 
 
 class CompiledPrograms:
@@ -137,13 +141,17 @@ class CompiledPrograms:
   def __init__(self, model: FrozenModel, settings: Settings):
     """Compiles nothing yet."""
     self.network = model.network
+    compute, sizes = _unchanged, settings.shapes.rows
+    if model.network.keeps_prompts:
+      # Not more than there are, as each is computed.
+      compute = functools.partial(jax.jit(model.network.table), model.params)
+      sizes = (1,)
     self.table = PromptTable(
       settings.slots,
       settings.longest_prompt,
       model.config.emb_dim,
-      functools.partial(jax.jit(self.network.table), model.params),
-      # A decoder computes them: no more than there are.
-      (1,) if self.network.keeps_prompts else settings.shapes.rows,
+      compute,
+      sizes,
     )
     self.shapes = settings.shapes
     self._chunk = settings.chunk
