@@ -55,7 +55,7 @@ class Batch:
 
   @property
   def is_done(self) -> bool:
-    """Whether all requests have their answers, or were given up."""
+    """True once each request has its answer, or was given up."""
     return all(ticket.done() for ticket in self.tickets)
 
 
@@ -116,7 +116,8 @@ class Decoding:
     self._rows: list[_Row | None] = [None] * self.rows
     self._sampling = _sampling([], self.rows)
     self._tokens = np.zeros((self.rows, self.shape.length), np.int32)
-    self._state: Any = None  # And what it attends to.
+    # The state, and the keys and values of the inputs.
+    self._state: Any = None
     self.join(batch)
 
   @property

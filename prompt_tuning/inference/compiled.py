@@ -82,7 +82,7 @@ class PromptTable:
 
   @property
   def is_lost(self) -> bool:
-    """Whether a copy failed after it had taken the old table's memory."""
+    """True after a copy that failed when it had the old table's memory."""
     return any(x.is_deleted() for x in jax.tree.leaves(self.arrays))
 
   @property

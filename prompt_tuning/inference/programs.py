@@ -260,7 +260,7 @@ class Network:
     rows, length = np.arange(len(tokens)), state.tokens.shape[1]
 
     def next_logits(token, cache, attended, tokens):
-      """Decodes a row alone: each has a place of its own in its cache."""
+      """Decodes one row, at its own place in its cache."""
       cache, attended = jax.tree.map(
         lambda x: x[None] if x.ndim else x, (cache, attended)
       )

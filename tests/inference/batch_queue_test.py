@@ -112,7 +112,7 @@ def test_what_joins_fits_and_leaves_the_oldest_only_if_that_can_start():
   assert queue.take_more(shape, 2, 1, may_overtake=True) is None
   queue.put([slow, short, long])
   assert queue.take_more(shape, 2, 1, may_overtake=False) is None
-  # Of a batch of two rows, no fewer could join one of one.
+  # A batch of one row has none for others.
   assert queue.take_more(shape, 1, 1, may_overtake=True) is None
   assert queue.take_more(shape, 2, 0, may_overtake=True) is None
   assert queue.take_more(shape, 2, 1, may_overtake=True) == ([long], shape, 1)

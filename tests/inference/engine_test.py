@@ -100,21 +100,28 @@ def test_samples_depend_on_their_seed_alone(engine, prompts):
   assert len({sample(seed, choice) for seed in (1, 2) for choice in (0, 1)}) > 2
 
 
-def test_samples_of_one_input_are_encoded_once(engine, prompts):
-  """Each is what it is alone; another prompt makes another input."""
-  samples = [
-    _request(engine, "abc", prompts[1], temperature=1.0, seed=5, choice=choice)
-    for choice in range(4)
-  ]
-  alone = [_ids(_results(engine, [sample])[0]) for sample in samples]
+@pytest.fixture
+def programs():
+  """A mock that has the calls of compiled programs, and makes them."""
   with mock.patch.object(
     CompiledPrograms,
     "__call__",
     autospec=True,
     side_effect=CompiledPrograms.__call__,
   ) as programs:
-    assert list(map(_ids, _results(engine, samples))) == alone
-    _results(engine, [*samples[:3], _request(engine, "abc", prompts[2])])
+    yield programs
+
+
+def test_samples_of_one_input_are_encoded_once(engine, prompts, programs):
+  """Each is what it is alone; another prompt makes another input."""
+  samples = [
+    _request(engine, "abc", prompts[1], temperature=1.0, seed=5, choice=choice)
+    for choice in range(4)
+  ]
+  alone = [_ids(_results(engine, [sample])[0]) for sample in samples]
+  programs.reset_mock()
+  assert list(map(_ids, _results(engine, samples))) == alone
+  _results(engine, [*samples[:3], _request(engine, "abc", prompts[2])])
   calls = [call.args[1:] for call in programs.call_args_list]
   assert [len(x[2]) for x in calls if x[0] == "encode"] == [1, 4]
 
@@ -165,16 +172,10 @@ def test_a_request_takes_the_row_of_one_that_ended(engine, prompts):
   )
 
 
-def test_waiting_requests_join_running_ones(engine, prompts):
+def test_waiting_requests_join_running_ones(engine, prompts, programs):
   long = [_request(engine, "abxcdefgh", prompts[i]) for i in (0, 1, 2)]
   short = _request(engine, "hello", prompts[0], 2)
-  with mock.patch.object(
-    CompiledPrograms,
-    "__call__",
-    autospec=True,
-    side_effect=CompiledPrograms.__call__,
-  ) as programs:
-    _results(engine, [*long, short, short])
+  _results(engine, [*long, short, short])
   names = [call.args[1] for call in programs.call_args_list]
   assert names[:4] == ["encode", "begin", "advance", "encode"]
   assert "join" in names

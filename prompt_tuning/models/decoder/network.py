@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
 
   Attributes:
     positions: [B, P + T] int32; -1 at padding.
-    last: [B, H] The output at the last input; None where only others follow.
+    last: [B, H] The output at the last input; None for a prompt.
     past: Keys and values of every layer.
   """
 
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
     Args:
       tokens: [B, T] Inputs, where 0 is padding, or targets, shifted right.
       encoded: The result for the inputs of the targets; for inputs, that for
-        what is in front of them, if it was encoded before.
+        a prompt in front of them which was encoded before, or None.
       embedded: [B, T, H] The embedded inputs; None for targets.
       enable_dropout: Whether to drop activations.
       decoder_segment_ids: As in `Network.decode`, like those below.
@@ -254,7 +254,7 @@ class Transformer(Network):
       tokens: [B, T] For the padding mask.
       segment_ids: None, as packed examples are not supported.
       enable_dropout: Whether to drop activations.
-      before: The result for what is in front of them, or None.
+      before: The result for a prompt in front of them, or None.
     """
     if segment_ids is not None:
       raise ValueError(
