@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command. An error is one line on stderr.
 
   Args:
-    arguments: The words after `prompt-tuning`; by default the process's.
+    arguments: The words after `prompt-tuning`; by default the process's, which
+      Ctrl-C and errors then end as they end `t5x.train`.
 
   Returns:
     The exit status.
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   args = parse(sys.argv[1:] if arguments is None else arguments)
   # It keeps TensorFlow quiet, so it goes before all other imports.
   importlib.import_module("t5x")
+  from t5x.configuration import command_flags
+
+  if arguments is None:
+    command_flags.report_errors()
   try:
     status = args.run(args) or 0
     sys.stdout.flush()
@@ -44,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Python flushes once more when it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
     print(f"Error: {error}", file=sys.stderr)
+    if arguments is None:
+      command_flags.leave(1)
     return 1
 
 

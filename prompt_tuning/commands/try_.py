@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
   while True:
     try:
       text = input("> " if is_terminal else "").strip()
+      if text:
+        print(*model.generate([text], prompt, args.max_length), flush=True)
     except (EOFError, KeyboardInterrupt):
       break
-    if text:
-      print(*model.generate([text], prompt, args.max_length), flush=True)

@@ -98,7 +98,9 @@ def is_by_length(platform: str, tokens: int) -> bool:
 
 def choose(facts: Facts) -> list[Setting]:
   """Returns the settings of a run, in the order in which they matter."""
-  given = {k: x for k, x in facts.given.items() if isinstance(x, int)}
+  # Of others, 0 among them, the run says that they are wrong.
+  own = facts.given.items()
+  given = {k: x for k, x in own if isinstance(x, int) and x > 0}
   is_small = facts.parameters < _SMALL
   is_cpu = facts.platform == "cpu"
   length, reason = 100, "the paper's default"

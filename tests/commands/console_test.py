@@ -41,6 +41,37 @@ def test_each_command_has_help_and_is_documented(command, capsys):
   assert f"prompt-tuning {command}" in page
 
 
+_FAILURE = """
+import sys, threading
+from prompt_tuning.commands import console, show
+
+class Thread(threading.Thread):
+  __module__ = "orbax"
+
+def run(args):
+  Thread(target=threading.Event().wait).start()
+  raise {}
+
+show.run, sys.argv = run, ["prompt-tuning", "show", "rte"]
+sys.exit(console.main())
+"""
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "line"),
+  [
+    ("FloatingPointError('NaN')", 1, "Error: NaN"),
+    ("KeyboardInterrupt", 130, "Interrupted. The same command"),
+  ],
+)
+def test_failure_is_one_line_and_ends_a_run_at_once(error, status, line):
+  """Even if a thread of Orbax's waits for a checkpoint."""
+  code = _FAILURE.format(error)
+  done = started.python("-c", code, status=status, timeout=60)
+  (found,) = done.stderr.strip().splitlines()
+  assert found.startswith(line)
+
+
 def test_without_words_the_commands_are_shown(capsys):
   with pytest.raises(SystemExit, match="2"):
     console.parse([])
