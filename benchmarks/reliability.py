@@ -7,9 +7,10 @@
 Runs the named parts, by default all, and writes a record of each to
 `results/benchmarks/reliability/`, and `results/reliability.md` from all of the
 records; `write` only writes the page. A part that is stopped, by Ctrl-C for
-example, gets a record of its finished cases; the same command runs the
-others. With --short everything is small, and no record is kept: that is for CI,
-where a count that must be zero and is not ends the command with status 1.
+example, gets a record of its finished cases, and no other part follows; the
+same command runs the other cases. With --short everything is small, and no
+record is kept: that is for CI, where a count that must be zero and is not ends
+the command with status 1.
 """
 
 import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
@@ -104,8 +105,9 @@ def _run_all(
     if not is_short:
       harness.write(f"reliability/{name}", record)
       write()
-    # Cases that went wrong are kept, to look at.
-    if counts.get("done") == counts.get("planned") and name not in problems:
+    if counts.get("done") != counts.get("planned"):
+      sys.exit("Stopped: the same command runs the other cases.")
+    if name not in problems:  # Cases that went wrong are kept, to look at.
       shutil.rmtree(place / name)
   return problems
 

@@ -28,6 +28,7 @@ import similarity
 import harness
 from peers import cases, report
 from reliability_parts import cases as reliability_cases
+from reliability_parts import damages, fuzz, mistakes
 
 
 def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():
@@ -200,10 +201,29 @@ def test_reliability_counts_each_case_once_and_writes_the_page(tmp_path):
     file.write('{"case": "c", "cou')  # By a killed process.
   both = {**first, "c": case("c", {"kills": 2, "most_seconds": 2})}
   counts = reliability_cases.count(tmp_path, both)
+  assert reliability_cases.count(tmp_path, both) == counts
   assert run == ["a", "b", "c"]
   expected = {"planned": 3, "done": 3, "kills": 3, "most_seconds": 3}
   assert counts == expected | {"broken": 1}
   assert reliability.bad("kills", counts) == {"broken": 1}
+
+
+def test_reliability_stops_with_what_was_counted(tmp_path, monkeypatch):
+  def stop(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(mistakes.catalogue, "MISTAKES", [])
+  monkeypatch.setattr(fuzz.checking, "check", stop)
+  assert mistakes.run(tmp_path, full=True) == {"planned": 0, "done": 0}
+  with pytest.raises(SystemExit, match="Stopped"):
+    reliability._run_all(["fuzz", "kills"], tmp_path, is_short=True)
+  assert not (tmp_path / "kills").exists()
+
+
+def test_a_message_names_a_damaged_file_or_its_checkpoint():
+  file = "checkpoint_9/run/d/metadata"
+  assert not damages.names(file, "Error: the run is damaged.")
+  assert damages.names(file, "Error: checkpoint_9 is damaged.")
 
 
 def test_the_page_of_reliability_is_that_of_the_records():

@@ -47,8 +47,8 @@ def count(
       except Exception:
         fields["counts"] = done[name] = {"broken": 1}
         fields["traceback"] = traceback.format_exc()
-      with path.open("a") as file:
-        file.write(json.dumps(fields) + "\n")
+      with path.open("a") as file:  # Whose last line may be of such a process.
+        file.write(f"\n{json.dumps(fields)}\n")
   counts = [done[name] for name in cases if name in done]
   values: dict[str, list[int | float]] = collections.defaultdict(list)
   for case in counts:

@@ -91,9 +91,7 @@ def _case(
   folder = copy / ("run" if is_run else "out")
   folder.mkdir(exist_ok=True)
   (ending,) = make(str(folder)).run(bench.scratch)
-  # A checkpoint is named by its step.
-  names = [x for x in pathlib.PurePath(file).parts if x != "state"]
-  is_named = any(x in ending.output for x in names)
+  is_named = names(file, ending.output)
   found: list[str] = []
   if not ending.status:
     found = programs.differences(str(folder), programs.result(str(expected)))
@@ -103,6 +101,12 @@ def _case(
     "outputs_left_damaged": int(is_left),
     **_counted(bool(found) and not is_left, ending.status != 0, is_named),
   }
+
+
+def names(file: str, output: str) -> bool:
+  """Returns whether an output has a file's name, or its checkpoint's."""
+  path = pathlib.PurePath(file)
+  return any(x in output for x in (path.name, path.parts[0]))
 
 
 def _counted(changed: bool, refused: bool, is_named: bool) -> cases.Counts:
