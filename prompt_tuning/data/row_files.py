@@ -160,7 +160,8 @@ def _parquet(path: str) -> Any:
   import pandas as pd
 
   try:
-    return pd.read_parquet(path)
+    # Else NumPy makes floats of integers where one is missing.
+    return pd.read_parquet(path, dtype_backend="numpy_nullable")
   except Exception as error:  # Its libraries raise many classes.
     why = " ".join(str(error).split())[:200]
     raise ValueError(

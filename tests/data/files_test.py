@@ -68,6 +68,12 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
     found = read(data)
     assert [x["targets"] for x in found.splits["train"]] == expected
     assert files.pairs(data) == files.pairs(path)
+  # NumPy's integers cannot be missing, and its floats are less exact.
+  years = pd.array([None, *range(2**60, 2**60 + 39)], dtype="Int64")
+  frame.assign(year=years).to_parquet(tmp_path / "years.parquet")
+  found = files.pairs(str(tmp_path / "years.parquet"), ["text", "year"])
+  assert found[0][0] == "text: film 0 year: "
+  assert found[39][0] == f"text: film 39 year: {2**60 + 38}"
   (tmp_path / "bad.parquet").write_bytes(b"PAR1")
   for data, message in (
     (frame.head(0), "expected rows of examples, got none"),
