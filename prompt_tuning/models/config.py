@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+import jax
 import jax.numpy as jnp
 from pydantic import Field
 
@@ -23,6 +24,8 @@ class NetworkConfig:
     dtype: Dtype of activations and matrix products (which accumulate in
       float32).
     param_dtype: Dtype of the parameters. A prompt is float32 in any case.
+    mlp_activations: Functions of `jax.nn`, or "linear", one for each branch;
+      the branches are multiplied.
     dropout_rate: In [0, 1). One mask for all positions of an example.
     logits_via_embedding: Whether the embedding is the output head as well.
     remat: Whether the backward pass computes each layer's activations again
@@ -39,6 +42,7 @@ class NetworkConfig:
 
   dtype: DType = "bfloat16"
   param_dtype: DType = "float32"
+  mlp_activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
   logits_via_embedding: bool = False
   remat: bool = False
@@ -57,6 +61,12 @@ class NetworkConfig:
         raise ValueError(
           f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
         )
+    known = {"linear", *dir(jax.nn)}
+    if not self.mlp_activations or {*self.mlp_activations} - known:
+      raise ValueError(
+        "Expected mlp_activations of functions of jax.nn and linear, got "
+        f"{self.mlp_activations}."
+      )
     # Flax accepts any number, and gives zeros if it is out of range.
     if not 0 <= self.dropout_rate < 1:
       raise ValueError(

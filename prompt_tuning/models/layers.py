@@ -281,7 +281,7 @@ def _gated(activations: tuple[str, ...], *branches: Array) -> Array:
   return functools.reduce(
     operator.mul,
     (
-      branch if name == "linear" else getattr(nn, name)(branch)
+      branch if name == "linear" else getattr(jax.nn, name)(branch)
       for name, branch in zip(activations, branches, strict=True)
     ),
   )

@@ -284,6 +284,7 @@ def test_config_is_found_again(changes):
       for dtype in ("bf16", "float33", "int8", "complex64")
     ),
     ({"remat_keeps": ("mpl",)}, "remat_keeps"),
+    ({"mlp_activations": ("gelus",)}, r"of jax.nn and linear.*'gelus'"),
     ({"remat_keeps": ("mlp",)}, "give remat=True"),
   ],
 )

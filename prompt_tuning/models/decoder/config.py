@@ -42,7 +42,9 @@ class DecoderConfig(NetworkConfig):
   head_dim: PositiveInt
   mlp_dim: PositiveInt
   query_scale: float
-  mlp_activations: tuple[str, ...] = ("silu", "linear")
+  mlp_activations: tuple[str, ...] = dataclasses.field(
+    default=("silu", "linear"), kw_only=True
+  )
   norm_epsilon: float = 1e-6
   norm_offset: int = 0
   has_post_norms: bool = False

@@ -22,8 +22,6 @@ class T5Config(NetworkConfig):
     num_decoder_layers: L of the decoder.
     head_dim: D. N * D need not be H.
     mlp_dim: F.
-    mlp_activations: Functions of flax.linen, or "linear", one for each branch;
-      the branches are multiplied.
     relative_attention_num_buckets: Distances that a head distinguishes.
     relative_attention_max_distance: In positions; the last bucket takes
       everything beyond.
@@ -36,7 +34,6 @@ class T5Config(NetworkConfig):
   num_decoder_layers: PositiveInt
   head_dim: PositiveInt
   mlp_dim: PositiveInt
-  mlp_activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: Annotated[float, Field(ge=0, lt=1)] = dataclasses.field(
     default=0.1, kw_only=True
   )
