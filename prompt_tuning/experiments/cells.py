@@ -19,7 +19,7 @@ from typing import Any
 import pydantic
 
 # A value of an axis: a number, or a name that [values] explains.
-AxisValue = str | int | float
+AxisValue = str | pydantic.StrictInt | pydantic.StrictFloat
 Point = Mapping[str, AxisValue]
 # TOML has neither None nor gin references: {gin = "None"} is copied verbatim.
 RAW = "gin"
