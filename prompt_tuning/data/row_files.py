@@ -101,7 +101,7 @@ def read(path: Any) -> list[Row]:
   elif ending == ".jsonl":
     rows = list(_json_lines(path, text))
   else:
-    header = text.lstrip("\r\n").partition("\n")[0]
+    header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     comma = ";" if ";" in header and "," not in header else ","
     rows = list(_delimited(path, text, "\t" if ending == ".tsv" else comma))
   if not rows:

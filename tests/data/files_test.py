@@ -245,6 +245,7 @@ ROWS = [
     ("r.csv", '\ufefftext,label\r\n"a ""b"", c\nd",good\r\ne; f,bad\r\n'),
     ("r.csv", 'text;label\n"a ""b"", c\nd";good\n"e; f";bad\n'),
     ("r.csv", '\n\ntext;label\n"a ""b"", c\nd";good\n"e; f";bad'),
+    ("r.csv", 'text;label\r"a ""b"", c\nd";good\r"e; f";bad\r'),
     ("r.TSV", 'text\tlabel\n"a ""b"", c\nd"\tgood\n\ne; f\tbad'),
     ("r.jsonl", "\n\n".join(map(json.dumps, ROWS))),
     ("r.jsonl", "\n".join(json.dumps(x, sort_keys=True) for x in ROWS)),
