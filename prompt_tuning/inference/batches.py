@@ -1,6 +1,6 @@
 """Requests as the arrays of a batch, and its results as answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, cast
 
@@ -114,7 +114,6 @@ class Decoding:
     self.was_joined = False
     self._programs = programs
     self._rows: list[_Row | None] = [None] * self.rows
-    self._sampling = _sampling([], self.rows)
     self._tokens = np.zeros((self.rows, self.shape.length), np.int32)
     # The state, and the keys and values of the inputs.
     self._state: Any = None
@@ -141,9 +140,6 @@ class Decoding:
     self._state = begun
     places = places[:count]
     self._tokens[places] = tokens[:count]
-    own = _sampling(batch.requests, count)
-    for values, new in zip(self._sampling[:-1], own[:-1], strict=True):
-      values[places] = new
     for place, ticket in zip(places, batch.tickets, strict=True):
       self._rows[place] = _Row(ticket, batch)
     self.batches.append(batch)
@@ -159,15 +155,11 @@ class Decoding:
       for i, row in enumerate(self._rows)
       if row is not None and not row.ticket.done()
     }
-    for i in self.free:  # One may have been cancelled: decode no further.
-      self._sampling.limits[i] = 0
-    requests: list[Any] = [row.ticket.request for row in live.values()]
-    if any(request.on_token for request in requests):
+    requests: dict[int, Any] = {i: x.ticket.request for i, x in live.items()}
+    if any(request.on_token for request in requests.values()):
       chunk = 1
     state, attended = self._state
-    sampling = self._sampling._replace(
-      wants_top=_sampling(requests, self.rows).wants_top
-    )
+    sampling = _sampling(requests, self.rows)
     state = self._programs(
       "advance", attended, self._tokens, sampling, state, np.int32(chunk)
     )
@@ -199,27 +191,27 @@ def _begin(programs: CompiledPrograms, batch: Batch) -> tuple[Any, np.ndarray]:
   if size == rows:
     inputs, distinct = range(len(requests)), requests
   encoded, tokens = _encode(programs, distinct, shape.length, size)
-  inputs = _column(inputs, rows, np.int32)
-  limits = _sampling(requests, rows).limits
+  inputs = np.array([*inputs, *[0] * (rows - len(requests))], np.int32)
+  limits = _sampling(dict(enumerate(requests)), rows).limits
   state = programs("begin", encoded, tokens, inputs, limits, steps=shape.steps)
   return state, tokens[inputs] if size < rows else tokens
 
 
-def _sampling(requests: Sequence[Generation], rows: int) -> Sampling:
-  """Returns the decoding options of requests, on the host."""
+def _sampling(requests: Mapping[int, Generation], rows: int) -> Sampling:
+  """Returns the options of rows, on the host; those without a request end."""
+
+  def column(name: str, dtype: type) -> np.ndarray:
+    values = np.zeros(rows, dtype)
+    values[[*requests]] = [getattr(x, name) for x in requests.values()]
+    return values
+
   return Sampling(
-    limits=_column((x.max_tokens for x in requests), rows, np.int32),
-    temperatures=_column((x.temperature for x in requests), rows, np.float32),
-    seeds=_column((x.seed for x in requests), rows, np.uint32),
-    choices=_column((x.choice for x in requests), rows, np.uint32),
-    wants_top=np.bool_(any(x.top_log_probs for x in requests)),
+    limits=column("max_tokens", np.int32),
+    temperatures=column("temperature", np.float32),
+    seeds=column("seed", np.uint32),
+    choices=column("choice", np.uint32),
+    wants_top=np.bool_(any(x.top_log_probs for x in requests.values())),
   )
-
-
-def _column(values: Iterable, rows: int, dtype: type) -> np.ndarray:
-  padded, own = np.zeros(rows, dtype), list(values)
-  padded[: len(own)] = own
-  return padded
 
 
 def _hand_over(
