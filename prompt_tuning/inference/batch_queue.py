@@ -49,6 +49,11 @@ class Shape:
   steps: int
   beams: int = 0
 
+  @property
+  def is_decoded(self) -> bool:
+    """False if its requests are answered in one step."""
+    return self.kind == "generate"
+
   def fits_into(self, other: "Shape") -> bool:
     """Returns whether a request of this shape can join a batch of another."""
     if (self.kind, self.beams) != (other.kind, other.beams):
@@ -222,24 +227,29 @@ class BatchQueue:
     self._tickets.clear()
     return tickets
 
-  def take(self, now: float) -> tuple[list[Ticket], Shape, int] | None:
+  def take(
+    self, now: float, may_decode: bool = True
+  ) -> tuple[list[Ticket], Shape, int] | None:
     """Takes a batch.
 
     Args:
       now: `time.monotonic()`.
+      may_decode: Whether requests that are decoded may be taken; others do not
+        wait for them.
 
     Returns:
       Its requests, their shape, and the batch's rows, of which some may stay
       empty; None if it is better to wait until `due`.
     """
     self._drop_finished()
-    if not self._tickets:
+    waiting = [x for x in self._tickets if may_decode or not x[1].is_decoded]
+    if not waiting:
       return None
-    shape = self._tickets[0][1]
+    oldest, shape = waiting[0]
     rows = self._settings.shapes.rows_of(shape)
     chosen = self._fitting(shape, rows[-1])
     alike = sum(own == shape for _, own in chosen)
-    if alike < rows[-1] and now < self.due():
+    if alike < rows[-1] and now < oldest.arrived + self._settings.patience:
       return None
     sizes = [next(number for number in rows if number >= alike)]
     sizes += [number for number in rows if (shape, number) in self._seconds]
@@ -263,7 +273,7 @@ class BatchQueue:
       shape: That of the batch.
       rows: The batch's rows. Fewer join at a time.
       free: How many of them have no request.
-      may_overtake: Whether the oldest request may stay.
+      may_overtake: Whether the oldest request that is decoded may stay.
 
     Returns:
       As `take`; None if no request fits.
@@ -271,9 +281,10 @@ class BatchQueue:
     self._drop_finished()
     sizes = [x for x in self._settings.shapes.rows_of(shape) if x < rows]
     is_short = shape.steps <= self._settings.chunk
-    if is_short or not (free and sizes and self._tickets):
+    waiting = [own for _, own in self._tickets if own.is_decoded]
+    if is_short or not (free and sizes and waiting):
       return None
-    if not (may_overtake or self._tickets[0][1].fits_into(shape)):
+    if not (may_overtake or waiting[0].fits_into(shape)):
       return None
     chosen = self._fitting(shape, min(free, sizes[-1]))
     if not chosen:
@@ -282,12 +293,12 @@ class BatchQueue:
     return self._remove(chosen), shape, size
 
   def _fitting(self, shape: Shape, most: int) -> list[tuple[Ticket, Shape]]:
-    """Returns requests for a batch of a shape, those of that shape first.
+    """Returns requests for a batch: the oldest, and then those of its shape.
 
     Shorter requests use rows that would otherwise be padding.
     """
     fitting = [x for x in self._tickets if x[1].fits_into(shape)]
-    fitting.sort(key=lambda x: x[1] != shape)
+    fitting[1:] = sorted(fitting[1:], key=lambda x: x[1] != shape)
     chosen, prompts = [], set()
     for ticket, own in fitting:
       needed = prompts | {ticket.request.prompt} - {None}

@@ -171,10 +171,9 @@ class Engine:
   def _turn(self) -> bool:
     """Starts what waits, and continues what runs; False at the end."""
     with self._changed:
-      joining = self._take_joining()
-      taken = None
-      if len(self._decodings) < self.settings.running:
-        taken = self._queue.take(time.monotonic())
+      may_start = len(self._decodings) < self.settings.running
+      joining = self._take_joining(may_start)
+      taken = self._queue.take(time.monotonic(), may_start)
       if taken is None and not self._decodings:
         if self._queue:
           self._changed.wait(max(0, self._queue.due() - time.monotonic()))
@@ -197,14 +196,13 @@ class Engine:
     self._running.add(batch)
     return batch
 
-  def _take_joining(self) -> list[tuple[Decoding, Batch]]:
+  def _take_joining(self, may_overtake: bool) -> list[tuple[Decoding, Batch]]:
     """Takes requests for rows of decodings that have become free.
 
     Once no batch can start, none overtakes the oldest request, so that
     decodings end.
     """
     joining = []
-    may_overtake = len(self._decodings) < self.settings.running
     for decoding in self._decodings:
       free = len(decoding.free)
       while taken := self._queue.take_more(
@@ -236,7 +234,7 @@ class Engine:
 
   def _start(self, batch: Batch) -> None:
     """Answers a batch, or begins to decode it."""
-    if batch.shape.kind == "generate":
+    if batch.shape.is_decoded:
       self._attempt(
         [batch],
         lambda: self._decodings.append(Decoding(self._programs, batch)),

@@ -110,19 +110,26 @@ def test_what_joins_fits_and_leaves_the_oldest_only_if_that_can_start():
   queue, shape = _queue(), Shape("generate", 16, 4)
   slow, short, long = _generation(3, steps=8), _generation(3), _generation(12)
   assert queue.take_more(shape, 2, 1, may_overtake=True) is None
-  queue.put([slow, short, long])
+  ranking = Ticket(Ranking((3,), None, ((4, 1),)), 0.0)
+  queue.put([ranking, slow, short, long])
+  # What is answered in one step waits for no decoding, and holds up none.
+  assert queue.take(2.0, may_decode=False)[0] == [ranking]
+  assert queue.take(2.0, may_decode=False) is None
+  queue.put([ranking])
   assert queue.take_more(shape, 2, 1, may_overtake=False) is None
   # A batch of one row has none for others.
   assert queue.take_more(shape, 1, 1, may_overtake=True) is None
   assert queue.take_more(shape, 2, 0, may_overtake=True) is None
-  assert queue.take_more(shape, 2, 1, may_overtake=True) == ([long], shape, 1)
+  # The oldest that fits is not overtaken by one of the batch's own shape.
+  assert queue.take_more(shape, 2, 1, may_overtake=True) == ([short], shape, 1)
   small = Shape("generate", 8, 8)
   more = [_generation(3) for _ in range(3)]
   queue.put(more)
   # The batch has four rows: two join at a time.
   taken = queue.take_more(small, 4, 3, may_overtake=False)
-  assert taken == ([slow, short], small, 2)
-  assert queue.take_more(small, 4, 1, may_overtake=False)[0] == more[:1]
+  assert taken == ([slow, more[0]], small, 2)
+  assert queue.take_more(small, 4, 1, may_overtake=False) is None
+  assert queue.take_more(small, 4, 1, may_overtake=True)[0] == more[1:2]
   queue = _queue(chunk=8)
   queue.put(more)
   assert queue.take_more(small, 4, 1, may_overtake=False) is None
