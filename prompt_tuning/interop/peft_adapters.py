@@ -173,7 +173,7 @@ def load_adapter(
 
   Returns:
     The prompt, [P, H] float32, and its metadata if we wrote the adapter, or if
-    it is one for a decoder, whose model it names.
+    it names its model or is one for a decoder.
 
   Raises:
     ValueError: if it is another kind of adapter, or incomplete, or of a decoder
@@ -234,8 +234,9 @@ def load_adapter(
     _check_known(folder / CONFIG, task_type, kind, is_scaled)
   prompt = rows / _scale(is_scaled, rows.shape[1])
   metadata = prompt_files.from_header(header, rows, path)
-  if metadata is None and task_type == "CAUSAL_LM":
-    unknown, (_, name) = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS
+  if metadata is None and (base_model or task_type == "CAUSAL_LM"):
+    unknown, names = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS
+    name = names[task_type == "CAUSAL_LM"]
     metadata = prompt_files.PromptMetadata(
       unknown, unknown, parameter_path=name, base_model=base_model
     )

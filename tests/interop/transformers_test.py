@@ -245,10 +245,9 @@ def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
   adapter.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
   array, metadata = prompt_conversion.read_prompt(tmp_path / "theirs")
   np.testing.assert_allclose(array, PROMPT, rtol=1e-6)
-  assert (metadata is not None) == is_decoder
-  if metadata is not None:
-    assert metadata.parameter_path == "decoder/prompt/prompt"
-    assert metadata.base_model == base.found
+  assert metadata is not None
+  assert metadata.parameter_path.startswith("decoder/") == is_decoder
+  assert metadata.base_model == base.found
 
 
 def test_reads_what_peft_saves_for_a_t5(tmp_path):
