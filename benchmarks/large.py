@@ -312,6 +312,8 @@ def main() -> None:
   add("--kill_at", type=int, default=6, help="step to kill at; 0: never")
   add("--devices", type=int, default=4, help="virtual devices")
   args = parser.parse_args()
+  if args.kill_at >= args.steps:
+    parser.error("Expected --kill_at below --steps, so that there is a kill.")
   flag = f"--xla_force_host_platform_device_count={args.devices}"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
   name = args.size + "_int8" * args.int8

@@ -122,7 +122,8 @@ def main() -> None:
   about = "the folder of unfinished parts"
   add("--output", type=pathlib.Path, default=folder, help=about)
   args = parser.parse_args()
-  if unknown := set(args.parts) - {*PARTS, "write"}:
+  unknown = set(args.parts) - set(PARTS)
+  if unknown and args.parts != ["write"]:
     parser.error(f"Expected {choice}; got {', '.join(sorted(unknown))}.")
   # The finished cases are not lost when a batch system ends the command.
   signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -220,6 +220,17 @@ def test_reliability_stops_with_what_was_counted(tmp_path, monkeypatch):
   assert not (tmp_path / "kills").exists()
 
 
+@pytest.mark.parametrize(
+  ("script", "words"),
+  [(large, "xl --folder=no --steps=3"), (reliability, "write kills")],
+)
+def test_flags_that_contradict_are_refused(script, words, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["", *words.split()])
+  with pytest.raises(SystemExit, match="2"):
+    script.main()
+  assert "error: Expected" in capsys.readouterr().err
+
+
 def test_a_message_names_a_damaged_file_or_its_checkpoint():
   file = "checkpoint_9/run/d/metadata"
   assert not damages.names(file, "Error: the run is damaged.")
