@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
+from unittest import mock
 
 from documented import ROOT
 import numpy as np
@@ -28,7 +29,7 @@ import similarity
 import harness
 from peers import cases, report
 from reliability_parts import cases as reliability_cases
-from reliability_parts import damages, fuzz, mistakes
+from reliability_parts import damages, fuzz, mistakes, programs
 
 
 def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():
@@ -229,6 +230,20 @@ def test_flags_that_contradict_are_refused(script, words, monkeypatch, capsys):
   with pytest.raises(SystemExit, match="2"):
     script.main()
   assert "error: Expected" in capsys.readouterr().err
+
+
+def test_a_case_does_not_go_on_with_what_a_stopped_one_left(
+  tmp_path, monkeypatch
+):
+  left, make = tmp_path / "run" / "left", mock.Mock()
+  left.parent.mkdir()
+  left.touch()
+  make().run = lambda *_: left.parent.mkdir(exist_ok=True) or []
+  for name in ("result", "differences"):
+    monkeypatch.setattr(programs, name, lambda *_: [left] * left.exists())
+  folder, bench = str(left.parent), mock.Mock(scratch=tmp_path)
+  _, counts = programs.Bench.disturbed(bench, folder, "normal", make, [])
+  assert counts == {"different": 0}
 
 
 def test_a_message_names_a_damaged_file_or_its_checkpoint():

@@ -30,6 +30,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
   if not whole.exists():
     done, base = bench.undisturbed("normal", train), pathlib.Path(bench.base)
     made = scratch / "made"
+    shutil.rmtree(made, ignore_errors=True)  # Of a part that was stopped.
     shutil.copytree(base, made / "base" / base.name)
     (made / "prompt").mkdir()
     shutil.copy(done / "prompt.safetensors", made / "prompt")

@@ -339,6 +339,8 @@ class Bench:
     expected = result(str(self.undisturbed(name, make)))
     output = self.scratch / "output"
     output.mkdir(exist_ok=True)
+    # A case that was stopped may have left it.
+    shutil.rmtree(folder, ignore_errors=True)
     first = make(folder).run(output, *disturbances)
     mend()
     again = make(folder).run(output)
