@@ -28,6 +28,8 @@ from t5x import checkpoints
 
 # Here a placeholder for the ladder's vocabulary.
 LADDER = MODEL_VOCABULARY
+# Those of configs/ladder.toml.
+LENGTHS = {"inputs": 26, "targets": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ def _forget():
   corpus.long_documents.cache_clear()
 
 
-def pairs(task, seed=0, lengths=corpus.LENGTHS, epochs=1):
+def pairs(task, seed=0, lengths=LENGTHS, epochs=1):
   dataset = seqio.get_mixture_or_task(task).get_dataset(
     lengths, "train", shuffle=False, seed=seed, num_epochs=epochs
   )
@@ -147,7 +149,7 @@ def test_lm_targets_go_on_where_inputs_stop():
 
 
 def test_long_documents_come_whole_and_go_on_after_the_last():
-  made = pairs("ladder_lm_long", lengths=corpus.LONG_LENGTHS)
+  made = pairs("ladder_lm_long", lengths={"inputs": 126, "targets": 8})
   whole = documents(corpus.long_documents)
   assert [inputs[:-1] + targets[:-1] for inputs, targets in made] == whole
   for text, last in zip(
@@ -156,8 +158,7 @@ def test_long_documents_come_whole_and_go_on_after_the_last():
   ):
     assert text.endswith(last)
     assert text.count(prose.CUT) == 1
-  longest = max(map(len, whole))
-  assert 2 * corpus.LENGTHS["inputs"] < longest < corpus.LONG_LENGTHS["inputs"]
+  assert 2 * LENGTHS["inputs"] < max(map(len, whole)) < 126
 
 
 def test_changes_depend_on_the_seed_and_are_new_in_every_epoch():

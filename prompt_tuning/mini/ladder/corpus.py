@@ -26,11 +26,8 @@ from prompt_tuning.mini.ladder import prose
 
 Features = Mapping[str, seqio.dataset_providers.Feature]
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
-# The longest document, with the end of sequence.
-LENGTHS = {"inputs": 26, "targets": 8}
 # The largest number of other documents before one of `long_documents`.
 MOST_BEFORE = 4
-LONG_LENGTHS = {"inputs": 26 + MOST_BEFORE * 25, "targets": 8}
 SHARE_BEFORE_ANSWERS = 0.85
 _NOISE_DENSITY = 0.15
 _MEAN_SPAN_LENGTH = 2
