@@ -92,7 +92,7 @@ class MultitaskPrompt(nn.Module):
       return positions[:, None] * features[None]
 
     of_tasks = [of_task(name) for name in pieces]
-    row = _choose(tokens, [*pieces.values()], of_tasks).astype(embedded.dtype)
+    row = _choose(tokens, pieces, of_tasks).astype(embedded.dtype)
     return prompt * row if self.is_product else prompt + row
 
 
@@ -111,12 +111,8 @@ class _Teachers(nn.Module):
   def __call__(self, tokens: Array, embedded: Array) -> Array:
     """Returns the prompts of a batch, as `MultitaskPrompt` does."""
     pieces = _pieces([*self.prompts], self.vocabulary)
-    chosen = _choose(
-      tokens,
-      [*pieces.values()],
-      [jnp.asarray(x) for x in self.prompts.values()],
-    )
-    return chosen.astype(embedded.dtype)
+    prompts = [jnp.asarray(x) for x in self.prompts.values()]
+    return _choose(tokens, pieces, prompts).astype(embedded.dtype)
 
 
 def teacher(
@@ -164,7 +160,7 @@ def _pieces(
 
 
 def _choose(
-  tokens: Array, prefixes: Sequence[Sequence[int]], of_tasks: Sequence[Array]
+  tokens: Array, pieces: Mapping[str, list[int]], of_tasks: Sequence[Array]
 ) -> Array:
   """Returns for each input the array, [1 or P, H], of the task it starts with.
 
@@ -172,7 +168,7 @@ def _choose(
   """
   is_padding = (tokens == 0).all(axis=1)[:, None, None]
   chosen = jnp.where(is_padding, 0.0, jnp.nan)  # [B, 1, 1]
-  for ids, own in zip(prefixes, of_tasks, strict=True):
+  for ids, own in zip(pieces.values(), of_tasks, strict=True):
     # Shapes may be traced with fewer positions than the prefix has.
     start = jnp.pad(tokens, ((0, 0), (0, len(ids))))[:, : len(ids)]
     is_own = (start == jnp.asarray(ids)[None]).all(axis=1)[:, None, None]
