@@ -57,13 +57,11 @@ def _rows(folder, **options):
   return submission.rows(name, *found, **options)
 
 
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-  """A submission of all tasks."""
-  folder = tmp_path_factory.mktemp("submission")
+def _submit(folder, tasks, benchmark):
+  """Writes a submission of tasks whose predictions are all alike."""
   folders = [
-    _infer(folder / task, task, [right] * count)
-    for task, (count, right, _) in TASKS.items()
+    _infer(folder / task, task, [said] * count, benchmark=benchmark)
+    for task, (count, said, *_) in tasks.items()
   ]
   rows = {
     name: submission.rows(name, *found)
@@ -71,6 +69,12 @@ def complete(tmp_path_factory):
   }
   submission.write(rows, folder / "submission.zip")
   return folder / "submission.zip"
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+  """A submission of all tasks."""
+  return _submit(tmp_path_factory.mktemp("submission"), TASKS, "super_glue")
 
 
 def _contents(path):
@@ -210,16 +214,7 @@ def test_what_the_leaderboard_would_refuse(
 def test_submission_to_glue(tmp_path):
   """A complete one, and what the leaderboard would refuse."""
   glue = CASES["submission"]
-  folders = [
-    _infer(tmp_path / task, task, [said] * count, benchmark="glue")
-    for task, (count, said, *_) in glue.items()
-  ]
-  rows = {
-    name: submission.rows(name, *found)
-    for name, found in submission.find_predictions(folders).items()
-  }
-  path = tmp_path / "glue.zip"
-  submission.write(rows, path)
+  path = _submit(tmp_path, glue, "glue")
   assert submission.check(path) == []
   contents = _contents(path)
   assert contents.keys() == {f"{file}.tsv" for *_, file, _ in glue.values()}
