@@ -36,9 +36,8 @@ def choose(
       key = jax.random.key(0)
       for number in (seed, choice, index):
         key = jax.random.fold_in(key, number)
-      # At temperature 0 the sample is not used.
-      warm = jnp.where(temperature > 0, temperature, 1.0)
-      return jax.random.categorical(key, row / warm)
+      # Less would overflow; at temperature 0 the sample is not used.
+      return jax.random.categorical(key, row / jnp.maximum(temperature, 1e-30))
 
     sampled = jax.vmap(sample_row)(
       logits,

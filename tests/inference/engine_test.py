@@ -15,6 +15,7 @@ from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.batches import Batch, Decoding
 from prompt_tuning.inference.compiled import CompiledPrograms
 from prompt_tuning.inference.requests import Generation, Ticket, TunedPrompt
+from prompt_tuning.inference.sampling import Sampling, choose
 from t5x import decoding
 
 
@@ -98,6 +99,15 @@ def test_samples_depend_on_their_seed_alone(engine, prompts):
   others = [_request(engine, "hgfedcba", prompts[4], 5)] * 2
   assert sample(3, 0) == sample(3, 0, others)
   assert len({sample(seed, choice) for seed in (1, 2) for choice in (0, 1)}) > 2
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-42, 2e-38, 1e-3])
+def test_coldest_samples_are_the_likeliest_tokens(temperature):
+  options = {"temperatures": np.float32([temperature]), "seeds": np.zeros(1)}
+  options |= {"choices": np.zeros(1), "limits": None, "wants_top": None}
+  logits = np.float32([[8, 9, 10]])
+  chosen = choose(logits, Sampling(**options), np.zeros(1, np.int32))
+  assert chosen.tolist() == [2]
 
 
 @pytest.fixture
