@@ -333,7 +333,7 @@ class Network:
       self._module, params, encoded, tokens, steps
     )
     next_logits = decoding.next_logits(
-      self._module, params, attended, encoded, tokens, steps
+      self._module, params, attended, encoded, tokens, steps, beams
     )
     return decoding.beam_search(
       inputs=jnp.zeros((len(tokens), steps), jnp.int32),

@@ -74,11 +74,16 @@ def next_logits(
   encoded: jax.Array,
   inputs: jax.Array,
   steps: int,
+  num_decodes: int = 1,
 ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
   """Returns (token [R, 1], cache) -> (logits [R, V], cache).
 
   Its arguments are those of `start_decoding`, and `kept` is what that returns.
   """
+  if not kept:  # T5Gemma 2, or another module of T5X's, reads R rows.
+    encoded, inputs = jax.tree.map(
+      lambda x: jnp.repeat(x, num_decodes, axis=0), (encoded, inputs)
+    )
 
   def decode(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
     logits, updated = module.apply(

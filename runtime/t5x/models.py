@@ -251,12 +251,8 @@ class EncoderDecoderModel:
     cache, kept = decoding.start_decoding(
       self.module, params, encoded, inputs, steps
     )
-    if not kept:  # Another module of T5X's: [B * num_decodes, ...].
-      encoded, inputs = jax.tree.map(
-        lambda x: jnp.repeat(x, num_decodes, axis=0), (encoded, inputs)
-      )
     decode = decoding.next_logits(
-      self.module, params, kept, encoded, inputs, steps
+      self.module, params, kept, encoded, inputs, steps, num_decodes
     )
 
     def tokens_to_logits(state):

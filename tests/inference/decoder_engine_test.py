@@ -69,3 +69,14 @@ def test_rows_with_prompts_of_their_own_are_answered_together(
     by_label = [ranked[label] for label in LABELS]
     np.testing.assert_allclose(scores, by_label, rtol=1e-5)
   assert answers[9].shape == (tiny_decoder.WIDTH,)
+
+  def beams(most):
+    return [
+      row
+      for count, *batch in model._batches(TEXTS, prompts[0], most)
+      for row in model._search(model.params, *batch, steps=8, beams=2)[0][
+        :count
+      ]
+    ]
+
+  np.testing.assert_array_equal(beams(most=4), beams(most=1))
