@@ -176,7 +176,7 @@ def test_what_a_gin_file_says_is_left_to_it(tmp_path, text, given, opened):
 
 
 def test_unknown_topology_is_refused():
-  for name in ("h100", "v9:4x4", "a10x1"):
+  for name in ("h100", "v9:4x4", "a10x1", "cpux0"):
     with pytest.raises(ValueError, match="Expected a topology such as v3:4x4"):
       targets.find(name)
   with pytest.raises(ValueError, match=r"No compiler for cpux9.*shows 1 dev"):

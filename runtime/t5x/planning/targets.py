@@ -11,8 +11,8 @@ import jax
 from jax.experimental import topologies
 
 _FOLDER = pathlib.Path(__file__).parent / "targets"
-_GPU = re.compile(r"(h100|a100|cpu)x(\d+)")
-_TPU = re.compile(r"(v\d\w?):\d+(x\d+)+")
+_GPU = re.compile(r"(h100|a100|cpu)x([1-9]\d*)")
+_TPU = re.compile(r"(v\d\w?):[1-9]\d*(x[1-9]\d*)+")
 
 
 @dataclasses.dataclass(frozen=True)
