@@ -64,7 +64,8 @@ def save_adapter(
     model: The same model on this machine; by default `base_model`.
 
   Raises:
-    ValueError: if `prompt` is not a prompt, or the folder is not empty.
+    ValueError: if `prompt` is not a prompt, or the folder is not empty, or a
+      decoder that is not there may be a Gemma.
   """
   folder = pathlib.Path(folder)
   array = prompt_files.checked(np.asarray(prompt), folder)
@@ -89,8 +90,8 @@ def save_adapter(
     "base_model_name_or_path": base_model,
     "inference_mode": True,
   }
+  is_scaled = _is_scaled(task_type, kind, folder)
   folder.mkdir(parents=True, exist_ok=True)
-  is_scaled = _is_scaled(task_type, kind)
   scaled = array * _scale(is_scaled, width)
   header = {} if metadata is None else prompt_files.to_header(metadata, scaled)
   header |= {"format": "pt", _IS_SCALED: str(is_scaled)}
@@ -113,23 +114,22 @@ def _kind(base_model: str | None) -> str:
   return parsing.json_file(config, what, {"model_type": str})["model_type"]
 
 
-def _is_scaled(task_type: str, kind: str) -> bool:
-  """Returns whether PEFT's rows are multiplied embeddings."""
+def _is_scaled(task_type: str, kind: str, place: pathlib.Path) -> bool:
+  """Returns whether PEFT's rows are multiplied embeddings.
+
+  Raises:
+    ValueError: for a decoder that may be a Gemma, but is not there.
+  """
   # T5Gemma 1 multiplies after PEFT has put them in front.
   scales = "gemma" if task_type == "CAUSAL_LM" else r"t5gemma-?2(-|$)"
-  return re.search(scales, kind.lower()) is not None
-
-
-def _check_known(
-  config: pathlib.Path, task_type: str, kind: str, is_scaled: bool
-) -> None:
-  """Raises ValueError for a decoder that may be a Gemma, but is not there."""
+  is_scaled = re.search(scales, kind.lower()) is not None
   is_decoder = task_type == "CAUSAL_LM" and os.path.isabs(kind)
   if is_decoder and not is_scaled and not os.path.exists(kind):
     raise ValueError(
-      f"{config}: there is no model at {kind}, and it would tell the size of "
-      "the prompt's rows. Correct base_model_name_or_path."
+      f"{place}: there is no model at {kind}, and it would tell the size of "
+      "the prompt's rows. Correct its base model."
     )
+  return is_scaled
 
 
 def _scale(is_scaled: bool, width: int) -> np.float32:
@@ -230,8 +230,7 @@ def load_adapter(
     is_scaled = header[_IS_SCALED] == "True"
   else:
     kind = _kind(model or base_model)
-    is_scaled = _is_scaled(task_type, kind)
-    _check_known(folder / CONFIG, task_type, kind, is_scaled)
+    is_scaled = _is_scaled(task_type, kind, folder / CONFIG)
   prompt = rows / _scale(is_scaled, rows.shape[1])
   metadata = prompt_files.from_header(header, rows, path)
   if metadata is None and (base_model or task_type == "CAUSAL_LM"):

@@ -151,6 +151,8 @@ def test_adapter_is_scaled_as_its_model_is_without_a_name_too(tmp_path, prompt):
   safetensors.numpy.save_file(weights, file)
   with pytest.raises(ValueError, match=r"there is no model at .*base, and it"):
     peft_adapters.load_adapter(tmp_path / "adapter")
+  with pytest.raises(ValueError, match=r"there is no model at .*base, and it"):
+    peft_adapters.save_adapter(tmp_path / "other", prompt, metadata)
   (tmp_path / "moved").rename(gemma)
   read, _ = peft_adapters.load_adapter(tmp_path / "adapter")
   np.testing.assert_allclose(read, prompt, rtol=1e-6)
