@@ -7,33 +7,18 @@ shades of its colour; beside other methods they keep its marker.
 
 from collections.abc import Mapping
 import dataclasses
+import pathlib
+import tomllib
 from typing import Any
 
 from matplotlib import colors
 import numpy as np
 
-# A method and its variants, such as prompt_tuning_100, whose names begin alike.
-_METHODS = {
-  "prompt_tuning": ("#0072B2", "o", "-"),
-  "model_tuning": ("#D55E00", "s", "--"),
-  "multi_task": ("#000000", "P", "-."),
-  "prefix": ("#009E73", "^", "-."),
-  "lora": ("#CC79A7", "D", ":"),
-  "adapter": ("#56B4E9", "v", (0, (5, 1))),
-  "ia3": ("#E69F00", "X", (0, (1, 1))),
-  "multitask_prompt": ("#7F3C8D", "h", (0, (3, 1, 1, 1))),
-  "frozen": ("#555555", "d", (0, (1, 2))),
-}
-# Of methods that are not known here.
-_SPARE = (
-  ("#8C6D31", "p", "-"),
-  ("#637939", "<", "--"),
-  ("#AD494A", ">", "-."),
-  ("#5254A3", "H", ":"),
-  ("#BCBD22", "*", (0, (5, 1))),
+_TABLE: dict[str, Any] = tomllib.loads(
+  pathlib.Path(__file__).with_suffix(".toml").read_text()
 )
-_MARKERS = "os^DvPXhd"
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_METHODS, _SPARE = _TABLE["methods"], _TABLE["spare"]
+_MARKERS, _LINES = _TABLE["markers"], _TABLE["lines"]
 # How far variants go towards white, and towards black.
 _LIGHTEST, _DARKEST = 0.55, -0.55
 
@@ -45,7 +30,7 @@ class Style:
   Attributes:
     color: Such as "#0072B2".
     marker: Of matplotlib's.
-    linestyle: Of matplotlib's.
+    linestyle: As `figure_styles.toml` has it.
   """
 
   color: str
@@ -60,7 +45,9 @@ class Style:
   @property
   def line(self) -> dict[str, Any]:
     """Arguments of `Axes.plot`."""
-    return {**self.dot, "linestyle": self.linestyle}
+    line = self.linestyle
+    line = line if isinstance(line, str) else tuple(line)
+    return {**self.dot, "linestyle": line}
 
   @property
   def band(self) -> dict[str, Any]:
