@@ -29,10 +29,6 @@ def _put(table: Any, slots: jax.Array, rows: Any) -> Any:
   )
 
 
-def _unchanged(prompts: Any) -> Any:
-  return prompts
-
-
 class PromptTable:
   """A table of prompts, for one thread.
 
@@ -50,7 +46,7 @@ class PromptTable:
     slots: int,
     longest: int,
     width: int,
-    compute: Callable[[Any], Any] = _unchanged,
+    compute: Callable[[Any], Any] = lambda prompts: prompts,
     sizes: Sequence[int] = (1,),
   ):
     """Makes a table of zeros, and compiles the copies.
@@ -141,16 +137,15 @@ class CompiledPrograms:
   def __init__(self, model: FrozenModel, settings: Settings):
     """Compiles nothing yet."""
     self.network = model.network
-    compute, sizes = _unchanged, settings.shapes.rows
+    table, sizes = model.network.table, settings.shapes.rows
     if model.network.keeps_prompts:
       # Not more than there are, as each is computed.
-      compute = functools.partial(jax.jit(model.network.table), model.params)
-      sizes = (1,)
+      table, sizes = jax.jit(table), (1,)
     self.table = PromptTable(
       settings.slots,
       settings.longest_prompt,
       model.config.emb_dim,
-      compute,
+      functools.partial(table, model.params),
       sizes,
     )
     self.shapes = settings.shapes
