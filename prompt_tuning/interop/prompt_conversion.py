@@ -169,10 +169,8 @@ def check_base_model(
       f"{folder} has width {width}, and the prompt has {prompt.shape[-1]}: it "
       "belongs to another model."
     )
-  expected = prompt_files.UNKNOWN
-  if metadata is not None:
-    expected = metadata.base_fingerprint
-  if expected == prompt_files.UNKNOWN:
+  expected = metadata and metadata.base_fingerprint
+  if expected in (None, prompt_files.UNKNOWN):
     return f"{folder} has its width; the file does not identify its weights"
   try:
     found = hugging_face.open_folder(folder).fingerprint

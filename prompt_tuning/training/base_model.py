@@ -167,9 +167,7 @@ def check_compatible(
   """
   if not any(found):
     return
-  frozen = prompt_files.UNKNOWN
-  if not google_t5x.is_installed():
-    frozen = _fingerprint_of(checkpoint_path)
+  frozen = _fingerprint_of(checkpoint_path)
   for metadata in filter(None, found):
     prompt_files.check_compatible(
       metadata, frozen, vocabulary_lib.sha256(vocabulary)
@@ -196,7 +194,8 @@ def fingerprint(train_state: Any, base_path: str | None) -> str:
 
 
 def _fingerprint_of(path: str) -> str:
-  # Not with Google's T5X: it has no `BaseCheckpoint`.
+  if google_t5x.is_installed():  # It has no `BaseCheckpoint`.
+    return prompt_files.UNKNOWN
   from prompt_tuning.inference.base_models import base_fingerprint
 
   return base_fingerprint(checkpoints.open_checkpoint(path))
