@@ -168,15 +168,12 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     what = "that of int8 weights"
     content = parsing.json_file(folder / CONFIG, what, _OF_INT8)
     metadata["fingerprint"] = content["fingerprint"]
-  return BaseCheckpoint(
-    str(path), found, 0, _exchanged(arrays, folder), metadata
-  )
+  _exchange(arrays, folder)
+  return BaseCheckpoint(str(path), found, 0, arrays, metadata)
 
 
-def _exchanged(
-  arrays: dict[str, StoredArray], folder: pathlib.Path
-) -> dict[str, StoredArray]:
-  """Returns a decoder's arrays with the pieces that change places, or back."""
+def _exchange(arrays: dict[str, StoredArray], folder: pathlib.Path) -> None:
+  """Has the pieces of a decoder's arrays change places, or back."""
   if (folder / TOKENIZER).is_file():
     from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
@@ -189,11 +186,9 @@ def _exchanged(
     ):
       for name, axis_of_pieces in ((matrix, axis), (f"{matrix}_scale", 0)):
         if row and name in arrays:
-          exchanged = safetensors_files.exchange(
+          arrays[name] = safetensors_files.exchange(
             arrays[name], axis_of_pieces, row
           )
-          arrays = {**arrays, name: exchanged}
-  return arrays
 
 
 def read_config(folder: pathlib.Path) -> Config:
@@ -309,7 +304,8 @@ def write_folder(
   else:
     assert metadata is not None
     source = pathlib.Path(metadata["folder"])
-    arrays = _exchanged(dict(arrays), source)
+    arrays = dict(arrays)
+    _exchange(arrays, source)
     for file in (*source.glob("*.json"), *source.glob("*.jinja")):
       if file.name not in (CONFIG, safetensors_files.INDEX):
         shutil.copy(file, folder)
