@@ -5,10 +5,10 @@
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
 for each request), `equality` (answers under load against `t5x.infer`'s),
 `joining` (answers of 1 to 128 tokens, where requests join a running batch),
-`load` (a server at the highest sustainable rate, then at twice that), `many`
-(ten thousand prompts against one), `starts` (time and memory until a server
-answers). The first three ask the engine in this process, the others a server
-over HTTP.
+`load` (a server of ten thousand prompts at the highest sustainable rate, then
+at twice that), `many` (ten thousand prompts against one), `starts` (time and
+memory until a server answers). The first three ask the engine in this process,
+the others a server over HTTP.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
     sizes = (64, 2) if args.quick else (args.requests // 2, 5)
     return found | joining.joining(pt.load(checkpoint), task, *sizes)
   if part == "load":
-    seconds = 20.0 if args.quick else args.seconds
-    return found | load.under_load(checkpoint, task, seconds, folder)
+    sizes = (100, 20.0) if args.quick else (args.prompts, args.seconds)
+    return found | load.under_load(checkpoint, task, *sizes, folder)
   if part == "many":
     sizes = (100, 2, 2.0) if args.quick else (args.prompts, 5, 10.0)
     return found | many.many(checkpoint, task, *sizes, folder)
@@ -108,7 +108,7 @@ def main() -> None:
   add("--checkpoint", default="checkpoints/ladder_m/lm_100", help="the model")
   add("--task", default="ladder_boolq", help="whose inputs are asked")
   add("--requests", type=int, default=800, help="of a turn of mixed traffic")
-  add("--prompts", type=int, default=10_000, help="of many")
+  add("--prompts", type=int, default=10_000, help="of load and many")
   add("--seconds", type=float, default=600.0, help="of load")
   args = parser.parse_args()
   logging.set_verbosity(logging.WARNING)

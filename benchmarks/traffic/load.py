@@ -10,7 +10,10 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
+
 import prompt_tuning as pt
+from prompt_tuning import prompt_files
 from traffic import mixed, servers
 from traffic.servers import Server
 
@@ -22,7 +25,7 @@ _STEP = 1.15
 
 
 def _highest_rate(
-  server: Server, texts: list[str], seconds: float
+  server: Server, texts: list[str], seconds: float, shares: np.ndarray
 ) -> tuple[float, list[dict[str, Any]]]:
   """Finds the highest rate at which nothing is refused or slow.
 
@@ -31,12 +34,12 @@ def _highest_rate(
   Returns:
     The rate, and all rates that were tried.
   """
-  closed = servers.Traffic(server, texts)
+  closed = servers.Traffic(server, texts, shares)
   rate = 0.9 * asyncio.run(closed.as_fast_as_answered(32, seconds))
   tried: list[dict[str, Any]] = []
 
   def holds(rate: float) -> bool:
-    found = servers.send(server, texts, rate, seconds)
+    found = servers.send(server, texts, rate, seconds, shares)
     tried.append({"rate": rate, **found})
     return (
       set(found["statuses"]) == {"200"}
@@ -89,24 +92,34 @@ def _hanging_clients(server: Server) -> Iterator[None]:
 
 
 def under_load(
-  checkpoint: str, task: str, seconds: float, folder: pathlib.Path
+  checkpoint: str,
+  task: str,
+  number: int,
+  seconds: float,
+  folder: pathlib.Path,
 ) -> dict[str, Any]:
   """Loads a server at the highest sustainable rate, then at twice that.
 
-  A tuning job runs beside it all the time.
+  Requests are spread evenly over `number` prompts. A tuning job runs beside it
+  all the time.
   """
-  texts = mixed.texts(pt.load(checkpoint), task, 500)
+  model = pt.load(checkpoint)
+  texts = mixed.texts(model, task, 500)
+  found = mixed.make_prompts(model, [mixed.POSITIONS] * number)
+  mixed.save_prompts(found, folder)
+  content = prompt_files.content(found[0].array, None, ".npy")
+  shares = np.full(number, 1 / number)
   server = Server(checkpoint, folder)
   try:
     started = server.start()
-    contents = server.put_prompts()
     job = server.start_job(server.upload(texts), 50_000)
     servers.wait_until(lambda: bool(server.events(job, "train")))
-    rate, tried = _highest_rate(server, texts, min(10.0, seconds / 4))
+    part = min(10.0, seconds / 4)
+    rate, tried = _highest_rate(server, texts, part, shares)
     url, changes, samples = "/v1/prompts/passing", [], []
 
     def change() -> None:
-      changes.append(server.http.put(url, content=contents[0]).status_code)
+      changes.append(server.http.put(url, content=content).status_code)
       changes.append(server.http.delete(url).status_code)
 
     with (
@@ -114,14 +127,17 @@ def under_load(
       _repeated(change, 0.5),
       _repeated(lambda: samples.append(server.resident_bytes), _SAMPLE_SECONDS),
     ):
-      held = servers.send(server, texts, rate, seconds)
+      held = servers.send(server, texts, rate, seconds, shares)
     steps = server.events(job, "train")[0]["step"]
     status = server.jobs.retrieve(job).status
-    over = servers.send(server, texts, 2 * rate, min(30.0, seconds))
+    part = min(30.0, seconds)
+    over = servers.send(server, texts, 2 * rate, part, shares)
     time.sleep(1)  # As Retry-After says.
-    again = servers.send(server, texts, rate / 2, min(15.0, seconds))
+    part = min(15.0, seconds)
+    again = servers.send(server, texts, rate / 2, part, shares)
     server.jobs.cancel(job)
     return {
+      "number": number,
       "start_seconds": started,
       "tried": tried,
       "rate": rate,

@@ -13,7 +13,6 @@ from prompt_tuning import prompt_files
 from traffic import mixed, servers
 from traffic.servers import Server
 
-_POSITIONS = 20
 _CLIENTS = 32
 # Of the highest rate with one prompt, that at which latencies are compared.
 _SHARE_OF_RATE = 0.7
@@ -44,7 +43,7 @@ def many(
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
-  found = mixed.make_prompts(model, [_POSITIONS] * number)
+  found = mixed.make_prompts(model, [mixed.POSITIONS] * number)
   shares = _shares(number)
   server = Server(checkpoint, folder)
 
@@ -52,19 +51,14 @@ def many(
     traffic = servers.Traffic(server, texts, shares[kind])
     return asyncio.run(traffic.as_fast_as_answered(_CLIENTS, seconds))
 
-  def save(index: int) -> None:
-    path = folder / "prompts" / f"{found[index].name}.npy"
-    prompt_files.save_prompt(path, found[index].array)
-
   try:
     server.start()  # Which may compile.
     server.stop()
     start_seconds = [server.start()]
-    save(0)
+    mixed.save_prompts(found[:1], folder)
     rate("one")  # And warms up.
     resident = [server.resident_bytes]
-    for index in range(1, number):
-      save(index)
+    mixed.save_prompts(found[1:], folder)
     # An unknown name has the server look for new files.
     last = f"/v1/models/{found[-1].name}"
     servers.wait_until(lambda: server.http.get(last).status_code == 200)

@@ -12,7 +12,7 @@ import numpy as np
 import harness
 from peers import cases
 import prompt_tuning as pt
-from prompt_tuning import prompts
+from prompt_tuning import prompt_files, prompts
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Generation, TunedPrompt
@@ -23,6 +23,8 @@ from prompt_tuning.training import base_model, tuning
 from t5x import decoding
 
 TOKENS = 8
+# Of each of many prompts.
+POSITIONS = 20
 _EOS = 1
 
 
@@ -34,6 +36,14 @@ def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[TunedPrompt]:
     TunedPrompt(table[rng.integers(3, len(table), length)], name=f"prompt_{i}")
     for i, length in enumerate(lengths)
   ]
+
+
+def save_prompts(prompts: Sequence[TunedPrompt], folder: pathlib.Path) -> None:
+  """Writes prompts where a server of this folder looks for them."""
+  place = folder / "prompts"
+  place.mkdir(exist_ok=True)
+  for prompt in prompts:
+    prompt_files.save_prompt(place / f"{prompt.name}.npy", prompt.array)
 
 
 def texts(model: pt.Model, task: str, number: int) -> list[str]:
