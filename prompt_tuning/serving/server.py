@@ -12,6 +12,7 @@ import types
 from absl import logging
 from starlette.types import ASGIApp
 import uvicorn
+from uvicorn.protocols.http import httptools_impl
 
 import prompt_tuning as pt
 from prompt_tuning.inference.batch_queue import Settings, Shapes
@@ -23,6 +24,10 @@ from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import Supervisor
 from t5x.files import compilation_cache
+
+# Bytes in which a head must end; what arrives with it counts, too. `middleware`
+# refuses a smaller one that is too large.
+_MOST_HEAD = 2**19
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -74,15 +79,37 @@ def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
   return uvicorn.Config(
     app,
     log_level="warning",
-    http="h11",  # The limit of its headers is set below.
+    http=_Protocol,
     # Unfinished answers are sent within this time.
     timeout_graceful_shutdown=options.answer_seconds,
-    h11_max_incomplete_event_size=2**16,
     server_header=False,
     # Any client could send a proxy's headers.
     proxy_headers=bool(options.forwarded_allow_ips),
     forwarded_allow_ips=options.forwarded_allow_ips,
   )
+
+
+class _Protocol(httptools_impl.HttpToolsProtocol):
+  """uvicorn's HTTP/1.1, with a limit on what is kept of an unfinished head."""
+
+  _is_in_head, _head_bytes = True, 0
+
+  def data_received(self, data: bytes) -> None:
+    """Parses a part, or ends a connection whose head does not end."""
+    super().data_received(data)
+    self._head_bytes += len(data) if self._is_in_head else 0
+    if self._head_bytes > _MOST_HEAD and not self.transport.is_closing():
+      self.send_400_response("The headers are too large.")
+
+  def on_headers_complete(self) -> None:
+    """Goes on to the body."""
+    self._is_in_head, self._head_bytes = False, 0
+    super().on_headers_complete()
+
+  def on_message_complete(self) -> None:
+    """Goes on to the next request's head."""
+    self._is_in_head = True
+    super().on_message_complete()
 
 
 class _Server(uvicorn.Server):

@@ -124,6 +124,16 @@ POST = HEAD.replace(b"GET /v1/models", b"POST /v1/completions")
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
 
 
+@contextlib.contextmanager
+def _connected(application):
+  config = server_lib.make_config(_options("--checkpoint=none"), application)
+  config.port, config.lifespan = 0, "off"
+  with served.running(uvicorn.Server(config)) as address:
+    place = address.removeprefix("http://").split(":")
+    with socket.create_connection(place, timeout=20) as connection:
+      yield connection
+
+
 @pytest.mark.parametrize(
   ("sent", "statuses"),
   [
@@ -134,6 +144,9 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     (POST + b"Content-Length: 2\r\n\r\n{}", [400, 200]),
     (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", [400]),
     (POST + b"Content-Length: 4\r\n" + CHUNKED, [400]),
+    # A head has a limit, and so has a body.
+    (HEAD + b"X-Long: %s\r\n\r\n" % (b"a" * 2**17), [431]),
+    (POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 10**6, [400, 200]),
   ],
 )
 def test_connection_goes_on_or_is_closed(service, sent, statuses):
@@ -144,15 +157,19 @@ def test_connection_goes_on_or_is_closed(service, sent, statuses):
   def fail():
     raise RuntimeError
 
-  config = server_lib.make_config(_options("--checkpoint=none"), application)
-  config.port, config.lifespan = 0, "off"
-  with served.running(uvicorn.Server(config)) as address:
-    place = address.removeprefix("http://").split(":")
-    with socket.create_connection(place, timeout=20) as connection:
-      connection.sendall(sent + HEAD + b"Connection: close\r\n\r\n")
-      answers = b"".join(iter(lambda: connection.recv(2**16), b""))
+  with _connected(application) as connection:
+    connection.sendall(sent + HEAD + b"Connection: close\r\n\r\n")
+    answers = b"".join(iter(lambda: connection.recv(2**16), b""))
   found = re.findall(rb"HTTP/1.1 (\d+) ", answers)
   assert [int(status) for status in found] == statuses
+
+
+def test_endless_head_ends_its_connection(service):
+  with (
+    _connected(app.make(service)) as connection,
+    pytest.raises((BrokenPipeError, ConnectionResetError)),
+  ):
+    connection.sendall(HEAD + b"X-Endless: " + b"a" * 2**26)
 
 
 def test_client_that_leaves_as_the_engine_fails_is_not_reported(
