@@ -5,10 +5,11 @@
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
 for each request), `equality` (answers under load against `t5x.infer`'s),
 `joining` (answers of 1 to 128 tokens, where requests join a running batch),
+`http` (wrk's clients against the engine in this process, and against PEFT),
 `load` (a server of ten thousand prompts at the highest sustainable rate, then
 at twice that), `many` (ten thousand prompts against one), `starts` (time and
 memory until a server answers). The first three ask the engine in this process,
-the others a server over HTTP.
+the others a server over HTTP; `http` needs wrk.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -31,13 +32,14 @@ import harness
 import prompt_tuning as pt
 from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
-from traffic import joining, load, many, mixed, starts
+from traffic import joining, load, many, mixed, over_http, starts
 
 # Part -> the module that knows values of its record.
 _PARTS = {
   "mixed": mixed,
   "equality": mixed,
   "joining": joining,
+  "http": over_http,
   "load": load,
   "many": many,
   "starts": starts,
@@ -61,6 +63,9 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "joining":
     sizes = (64, 2) if args.quick else (args.requests // 2, 5)
     return found | joining.joining(pt.load(checkpoint), task, *sizes)
+  if part == "http":
+    sizes = (2, 3.0) if args.quick else (7, 10.0)
+    return found | over_http.over_http(checkpoint, task, *sizes, folder)
   if part == "load":
     sizes = (100, 20.0) if args.quick else (args.prompts, args.seconds)
     return found | load.under_load(checkpoint, task, *sizes, folder)

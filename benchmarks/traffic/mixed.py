@@ -1,6 +1,6 @@
 """Mixed traffic in one process: against one prompt, PEFT and `t5x.infer`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import pathlib
 import time
@@ -83,6 +83,37 @@ def answer(
   return [[t.id for t in ticket.result().tokens] for ticket in tickets]
 
 
+def peft_of(
+  model: pt.Model, found: Sequence[TunedPrompt], folder: pathlib.Path
+) -> Callable[[str, int], list[int]]:
+  """Loads PEFT with some prompts; its files are in `folder`.
+
+  Returns:
+    (text, number of a prompt) -> the tokens of PEFT's answer.
+  """
+  import torch
+
+  import peers.peft
+
+  place = folder / "model"
+  checkpoint_conversion.convert(
+    checkpoint_conversion.open_model(model.checkpoint, "t5x"), "hf", str(place)
+  )
+  peft = peers.peft.load(place, [prompt.array for prompt in found], "float32")
+  peft.eval()
+
+  def of_peft(text: str, number: int) -> list[int]:
+    peft.set_adapter(str(number))
+    ids = torch.tensor([model.encode(text)])
+    mask = torch.ones_like(ids)
+    (tokens,) = peers.peft.generate(
+      peft, TOKENS, input_ids=ids, attention_mask=mask
+    ).tolist()
+    return _until_end(tokens)
+
+  return of_peft
+
+
 def throughput(
   model: pt.Model, task: str, number: int, rounds: int, folder: pathlib.Path
 ) -> dict[str, Any]:
@@ -107,26 +138,7 @@ def throughput(
   order = np.random.default_rng(1).integers(0, len(found), number)
   mixed = [(x, found[i]) for x, i in zip(inputs, order, strict=True)]
   few = list(zip(inputs, order, strict=True))[: max(1, number // 16)]
-  import torch
-
-  import peers.peft
-
-  place = folder / "model"
-  checkpoint_conversion.convert(
-    checkpoint_conversion.open_model(model.checkpoint, "t5x"), "hf", str(place)
-  )
-  peft = peers.peft.load(place, [prompt.array for prompt in found], "float32")
-  peft.eval()
-
-  def of_peft(text: str, number: int) -> list[int]:
-    peft.set_adapter(str(number))
-    ids = torch.tensor([model.encode(text)])
-    mask = torch.ones_like(ids)
-    (tokens,) = peers.peft.generate(
-      peft, TOKENS, input_ids=ids, attention_mask=mask
-    ).tolist()
-    return _until_end(tokens)
-
+  of_peft = peft_of(model, found, folder)
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
   # Many lengths keep the share of padding alike.

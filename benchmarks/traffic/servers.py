@@ -26,7 +26,7 @@ from traffic import mixed
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
 _EVEN = [1 / len(LENGTHS)] * len(LENGTHS)
 # Short inputs and a short queue.
-_SHORT = (
+SHORT = (
   *("--lengths=64,96,128,192", "--max_tokens=16"),
   *("--labels=16", "--queue=64"),
 )
@@ -56,7 +56,7 @@ class Server:
     Args:
       checkpoint: The frozen model; "" if the flags choose one.
       folder: For prompts and jobs.
-      *flags: In place of `_SHORT`; a later one of a name counts.
+      *flags: In place of `SHORT`; a later one of a name counts.
       is_first: Whether to start with an empty cache of compiled programs.
     """
     self._environment = dict(os.environ)
@@ -68,7 +68,7 @@ class Server:
         f"--checkpoint={checkpoint}",
         f"--prompts={folder / 'prompts'}",
         f"--jobs={folder / 'jobs'}",
-        *(flags or _SHORT),
+        *(flags or SHORT),
       )
     self._flags = flags
     with socket.socket() as probe:
