@@ -286,7 +286,7 @@ class Results:
         "trainable": counts.get("trainable", 0),
         "total": sum(counts.values()) if record else math.nan,
         "size": counts.get("frozen") or counts.get("trainable") or math.nan,
-        "seconds": record.seconds if record else math.nan,
+        "step_seconds": (record and record.step_seconds) or math.nan,
         "bytes": (record and record.peak_memory_bytes) or math.nan,
         "style": run.cell.method,
       }

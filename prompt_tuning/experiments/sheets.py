@@ -57,7 +57,8 @@ class Layout(Strict):
       all of its metrics is.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
-    costs: Whether to show a run's time and peak memory: medians over the row.
+    costs: Whether to show the time of a training step and a run's peak memory:
+      medians over the row.
     figure: "lines" over the columns' x; "dots" for columns without an order;
       "parameters", the mean over the columns by how many train; or none.
     panels: Whether each task of `mean_over` has a panel of the figure of lines,

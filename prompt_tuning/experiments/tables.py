@@ -76,7 +76,7 @@ def _score_table(results: Results, view: View) -> Table:
     majorities += [statistics.fmean(majorities)] if majorities else []
   has_majorities = len(majorities) == len(header) - 1
   if layout.costs:
-    header[1:1] = ["Seconds", "Peak memory, MB"]
+    header[1:1] = ["Step, ms", "Peak memory, MB"]
     costs = [_cost_texts(view, row) for row in view.rows]
     for texts, cost in itertools.zip_longest(rows, costs, fillvalue=["", ""]):
       texts[1:1] = cost
@@ -135,9 +135,13 @@ def _share_texts(counts: tuple[int, int] | None) -> list[str]:
 
 
 def _cost_texts(view: View, row: str) -> list[str]:
-  """Writes how long a run of a row took, and its peak memory."""
-  seconds, size = view.median(row, "seconds"), view.median(row, "bytes") / 1e6
-  return [NONE if math.isnan(x) else f"{x:,.0f}" for x in (seconds, size)]
+  """Writes the time of a step of a row's runs, and their peak memory."""
+  step = 1_000 * view.median(row, "step_seconds")
+  size = view.median(row, "bytes") / 1e6
+  return [
+    NONE if math.isnan(step) else f"{step:,.1f}",
+    NONE if math.isnan(size) else f"{size:,.0f}",
+  ]
 
 
 def heading(axes: list[str]) -> str:

@@ -63,6 +63,7 @@ def test_run_leaves_what_the_readme_says(run):
   assert record["base"]["name"] == "tiny"
   assert record["data"]["eval_examples"] == {tiny.TASK: 20}
   assert record["peak_memory_bytes"] > 0
+  assert 0 < record["step_seconds"] < record["seconds"]
   best = max(record["evals"], key=lambda e: e["score"])
   assert record["best"]["score"] == best["score"]
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import math
+import statistics
 from typing import Any
 
 from absl import logging
@@ -55,6 +56,7 @@ class Loop:
   step: int = dataclasses.field(init=False)
   last_step: int = dataclasses.field(init=False)
   _is_interrupted: bool = dataclasses.field(default=False, init=False)
+  _rates: list[float] = dataclasses.field(default_factory=list, init=False)
 
   def __post_init__(self):
     plan = self.plan
@@ -75,6 +77,11 @@ class Loop:
     return self.step == self.last_step and (
       self.data.evaluator is None or self.info.is_evaluated(self.step)
     )
+
+  @property
+  def step_seconds(self) -> float | None:
+    """The median seconds of a step; None before the first."""
+    return 1 / statistics.median(self._rates) if self._rates else None
 
   def outcome(self, status: str, was_over: bool = False) -> Outcome:
     """Returns the end of the run."""
@@ -161,6 +168,7 @@ class Loop:
       return self._is_interrupted
 
     metrics = self.trainer.train_steps(self._batches, num_steps, on_step)
+    self._rates.append(metrics["timing/steps_per_second"])
     by_task = {"train": metrics}
     self._log("", by_task)
     self.report("train", metrics=by_task)

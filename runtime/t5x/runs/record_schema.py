@@ -162,6 +162,8 @@ class Record(Part):
     gin: The whole configuration as gin writes it; None without gin.
     seed: The random seed.
     seconds: Wall time, earlier attempts included.
+    step_seconds: Wall time of a training step, the median over the last
+      attempt's logged means.
     peak_memory_bytes: The most memory that the process used.
     base: The base model, if the run has one.
     parameters: The numbers of "trainable" and "frozen" parameters.
@@ -187,6 +189,7 @@ class Record(Part):
   gin: str | None = None
   seed: int | None = None
   seconds: Finite = 0.0
+  step_seconds: Finite | None = None
   peak_memory_bytes: int | None = None
   base: Base | None = None
   parameters: dict[str, int] = {}

@@ -90,7 +90,9 @@ def train(plan: Plan) -> Outcome:
       stack.callback(gc.enable)
     status = status or loop.run()
     loop.checkpointer.wait()
-    loop.record.write(status=status, step=loop.step)
+    loop.record.write(
+      status=status, step=loop.step, step_seconds=loop.step_seconds
+    )
     return loop.outcome(status)
 
 
