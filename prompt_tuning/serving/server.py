@@ -1,6 +1,7 @@
 """The server as a process, made from the flags of `prompt-tuning serve`."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -55,7 +56,9 @@ def serve(options: argparse.Namespace) -> None:
     port = listener.getsockname()[1]
     logging.info("Serving %s: http://%s:%d/", service.base, host, port)
     server = _Server(make_config(options, app.make(service)), service)
-    server.run([listener])
+    # uvicorn has ended all answers when it repeats the signal.
+    with contextlib.suppress(KeyboardInterrupt):
+      server.run([listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
