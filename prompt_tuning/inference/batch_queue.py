@@ -246,11 +246,21 @@ class BatchQueue:
     if not waiting:
       return None
     oldest, shape = waiting[0]
-    rows = self._settings.shapes.rows_of(shape)
-    chosen = self._fitting(shape, rows[-1])
+    most = self._settings.shapes.rows_of(shape)[-1]
+    chosen = self._fitting(shape, most)
     alike = sum(own == shape for _, own in chosen)
-    if alike < rows[-1] and now < oldest.arrived + self._settings.patience:
+    if alike < most and now < oldest.arrived + self._settings.patience:
       return None
+    size = self._fastest(shape, chosen)
+    return self._remove(chosen[:size]), shape, size
+
+  def _fastest(self, shape: Shape, chosen: list[tuple[Ticket, Shape]]) -> int:
+    """Returns the rows with which a batch of some requests is fastest.
+
+    Small batches that are full may be faster than a large one that is not.
+    """
+    rows = self._settings.shapes.rows_of(shape)
+    alike = sum(own == shape for _, own in chosen)
     sizes = [next(number for number in rows if number >= alike)]
     sizes += [number for number in rows if (shape, number) in self._seconds]
 
@@ -258,16 +268,15 @@ class BatchQueue:
       positions = sum(own.length for _, own in chosen[:size])
       return positions / self._seconds.get((shape, size), 1e-9)
 
-    # Small batches that are full may be faster than a large one that is not.
-    size = max(sizes, key=speed)
-    return self._remove(chosen[:size]), shape, size
+    return max(sizes, key=speed)
 
   def take_more(
     self, shape: Shape, rows: int, free: int, may_overtake: bool
   ) -> tuple[list[Ticket], Shape, int] | None:
     """Takes requests that join a batch which is being decoded.
 
-    None join one that decodes all of its tokens at once.
+    None join one that decodes all of its tokens at once, nor one in place of
+    which they would fill a faster one with more rows.
 
     Args:
       shape: That of the batch.
@@ -286,8 +295,9 @@ class BatchQueue:
       return None
     if not (may_overtake or waiting[0].fits_into(shape)):
       return None
-    chosen = self._fitting(shape, min(free, sizes[-1]))
-    if not chosen:
+    fitting = self._fitting(shape, self._settings.shapes.rows_of(shape)[-1])
+    chosen = fitting[: min(free, sizes[-1])]
+    if not chosen or len(fitting) >= self._fastest(shape, fitting) > rows:
       return None
     size = next(x for x in sizes if x >= len(chosen))
     return self._remove(chosen), shape, size

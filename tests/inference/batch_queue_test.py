@@ -130,6 +130,9 @@ def test_what_joins_fits_and_leaves_the_oldest_only_if_that_can_start():
   assert taken == ([slow, more[0]], small, 2)
   assert queue.take_more(small, 4, 1, may_overtake=False) is None
   assert queue.take_more(small, 4, 1, may_overtake=True)[0] == more[1:2]
+  queue.put([_generation(3, steps=8) for _ in range(4)])
+  # They fill a larger batch, once a decoding of two rows has ended.
+  assert queue.take_more(small, 2, 1, may_overtake=True) is None
   queue = _queue(chunk=8)
   queue.put(more)
   assert queue.take_more(small, 4, 1, may_overtake=False) is None
