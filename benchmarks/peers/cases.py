@@ -58,6 +58,10 @@ class Case:
     lengths = self.task or f"i{self.inputs}"
     return f"{self.work}-{self.size}-{self.dtype}-b{self.batch}-{lengths}"
 
+  @property
+  def is_decoder(self) -> bool:
+    return "num_kv_heads" in SIZES[self.size]
+
   def longest(self, feature: str) -> int:
     """Returns the most tokens that an example of a batch can have."""
     most = self.inputs if feature == "inputs" else self.targets

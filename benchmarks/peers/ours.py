@@ -10,7 +10,9 @@ import numpy as np
 
 from peers import cases, prompted
 from peers.worker import Call, Outcome
+from prompt_tuning import prompt_files
 from prompt_tuning.inference import ranking
+from prompt_tuning.interop import hugging_face
 from t5x import (
   by_length,
   decoding,
@@ -33,7 +35,10 @@ def make(case: cases.Case, folder: str, variant: str) -> Call:
   """
   several = case.work == "prompts" and not variant
   prompt = np.load(f"{folder}/prompts.npy")[:, : case.prompt]
-  base = base_checkpoints.open_checkpoint(f"{folder}/t5x")
+  if case.is_decoder:
+    base = hugging_face.open_folder(f"{folder}/hf")
+  else:
+    base = base_checkpoints.open_checkpoint(f"{folder}/t5x")
   dtype = jnp.dtype(prompted.config(case).param_dtype)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   params = base.read(
@@ -42,9 +47,8 @@ def make(case: cases.Case, folder: str, variant: str) -> Call:
       for name, x in base.arrays.items()
     }
   )
-  params["encoder/prompt/prompt"] = jnp.asarray(
-    prompt if several else prompt[0]
-  )
+  path = prompt_files.PARAMETER_PATHS[case.is_decoder]
+  params[path] = jnp.asarray(prompt if several else prompt[0])
   params = traverse_util.unflatten_dict(params, sep="/")
   model = make_model(case, several)
   if case.work == "step":
@@ -61,7 +65,10 @@ def make_model(
     return ranking.make_ranking_model(cases.LABELS, words, **arguments)
   # gin/decoding/greedy.gin
   greedy = functools.partial(decoding.temperature_sample, topk=1)
-  return models.EncoderDecoderModel(**arguments, decode_fn=greedy)
+  make = models.EncoderDecoderModel
+  if case.is_decoder:
+    make = models.DecoderOnlyModel
+  return make(**arguments, decode_fn=greedy)
 
 
 def _step(

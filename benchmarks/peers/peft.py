@@ -1,4 +1,4 @@
-"""PEFT's side: transformers' T5 with its fused attention, and a soft prompt."""
+"""PEFT's side: transformers' network with its fused attention, and a prompt."""
 
 from collections.abc import Sequence
 import os
@@ -21,14 +21,15 @@ def load(
   folder: pathlib.Path, prompts: Sequence[np.ndarray], dtype: str
 ) -> Any:
   """Reads a model of transformers, with adapters "0", "1", ... for prompts."""
-  base = transformers.T5ForConditionalGeneration.from_pretrained(
+  kind = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+  base = getattr(transformers, kind).from_pretrained(
     folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
   )
   model: Any = None
   with tempfile.TemporaryDirectory() as place:
     for i, prompt in enumerate(prompts):
       adapter = pathlib.Path(place) / str(i)
-      peft_adapters.save_adapter(adapter, prompt)
+      peft_adapters.save_adapter(adapter, prompt, model=str(folder))
       if model is None:
         model = peft.PeftModel.from_pretrained(base, adapter, adapter_name="0")
       else:
@@ -61,6 +62,19 @@ def _tensors(rows: dict[str, list[np.ndarray]]) -> dict[str, torch.Tensor]:
   }
 
 
+def _joined(rows: dict[str, list[np.ndarray]]) -> dict[str, torch.Tensor]:
+  """The same for a decoder; all inputs, and all targets, have one length."""
+  inputs, targets = (np.stack(rows[name]) for name in ("inputs", "targets"))
+  tokens = torch.tensor(np.hstack([inputs, targets]), dtype=torch.long)
+  labels = tokens.clone()
+  labels[:, : inputs.shape[1]] = -100
+  return {
+    "input_ids": tokens,
+    "attention_mask": torch.ones_like(tokens),
+    "labels": labels,
+  }
+
+
 def _step(case: cases.Case, model: Any) -> Call:
   prompt = model.prompt_encoder["0"].embedding.weight
   prompt.requires_grad_(True)
@@ -68,7 +82,8 @@ def _step(case: cases.Case, model: Any) -> Call:
     [prompt], lr=0.3, relative_step=False, scale_parameter=False
   )
   model.train()  # The model has no dropout.
-  batches = [_tensors(rows) for rows in case.batches()]
+  form = _joined if case.is_decoder else _tensors
+  batches = [form(rows) for rows in case.batches()]
 
   def call(i: int) -> Outcome:
     optimizer.zero_grad()
@@ -152,9 +167,10 @@ def _rank(case: cases.Case, model: Any) -> Call:
 
 
 def write_weights(size: str, folder: pathlib.Path) -> None:
-  """Writes one random T5 1.1 for all sides; ours is converted from it.
+  """Writes one random model for all sides.
 
-  They are `hf/`, `t5x/` and `prompts.npy`, [8, P, H]; what is there stays.
+  They are `hf/`, of a T5 also `t5x/`, and `prompts.npy`, [8, P, H]; what is
+  there stays.
 
   Args:
     size: A key of `cases.SIZES`.
@@ -165,6 +181,32 @@ def write_weights(size: str, folder: pathlib.Path) -> None:
     return
   sizes = cases.SIZES[size]
   torch.manual_seed(0)
+  write = _write_decoder if "num_kv_heads" in sizes else _write_t5
+  scale = write(sizes, folder)
+  random = np.random.default_rng(0).normal(
+    size=(cases.PROMPTS, 100, sizes["emb_dim"])
+  )
+  np.save(prompts, (scale * random).astype(np.float32))
+
+
+def _write_decoder(sizes: dict[str, int], folder: pathlib.Path) -> float:
+  """Writes a Llama; returns how large its embeddings are."""
+  config = transformers.LlamaConfig(
+    vocab_size=sizes["vocab_size"],
+    hidden_size=sizes["emb_dim"],
+    num_hidden_layers=sizes["num_layers"],
+    num_attention_heads=sizes["num_heads"],
+    num_key_value_heads=sizes["num_kv_heads"],
+    head_dim=sizes["head_dim"],
+    intermediate_size=sizes["mlp_dim"],
+    tie_word_embeddings=True,
+  )
+  transformers.LlamaForCausalLM(config).save_pretrained(folder / "hf")
+  return config.initializer_range
+
+
+def _write_t5(sizes: dict[str, int], folder: pathlib.Path) -> float:
+  """Writes a T5 1.1 in both forms; returns how large its embeddings are."""
   model = transformers.T5ForConditionalGeneration(
     transformers.T5Config(
       vocab_size=cases.VOCAB_SIZE,
@@ -191,11 +233,7 @@ def write_weights(size: str, folder: pathlib.Path) -> None:
     "t5x",
     str(folder / "t5x"),
   )
-  # As large as token embeddings.
-  random = np.random.default_rng(0).normal(
-    size=(cases.PROMPTS, 100, sizes["emb_dim"])
-  )
-  np.save(prompts, random.astype(np.float32))
+  return 1.0
 
 
 if __name__ == "__main__":

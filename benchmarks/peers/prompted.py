@@ -13,7 +13,9 @@ from peers import cases
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable, voting
-from prompt_tuning.models.t5 import network
+from prompt_tuning.models import networks
+from prompt_tuning.models.decoder.config import DecoderConfig
+from prompt_tuning.models.t5.config import T5Config
 from t5x import adafactor, optimizers
 
 # Of both trainers.
@@ -32,34 +34,39 @@ class Ids:
     return ids
 
 
-def config(case: cases.Case) -> network.T5Config:
+def config(case: cases.Case) -> T5Config | DecoderConfig:
   """Returns the case's network."""
-  sizes = dict(cases.SIZES[case.size])
+  # A frozen model needs no float32 copy of its weights; PEFT has none.
+  sizes: dict[str, Any] = {
+    **cases.SIZES[case.size],
+    "dtype": case.dtype,
+    "param_dtype": case.dtype,
+    "dropout_rate": 0.0,
+  }
+  if case.is_decoder:
+    scale = sizes["head_dim"] ** -0.5
+    return DecoderConfig(query_scale=scale, logits_via_embedding=True, **sizes)
   layers = sizes.pop("num_layers")
-  return network.T5Config(
+  return T5Config(
     vocab_size=cases.VOCAB_SIZE,
     **sizes,
     num_encoder_layers=layers,
     num_decoder_layers=layers,
-    dtype=case.dtype,
-    # A frozen model needs no float32 copy of its weights; PEFT has none.
-    param_dtype=case.dtype,
-    dropout_rate=0.0,
   )
 
 
 def arguments(case: cases.Case, several: bool) -> dict[str, Any]:
-  """Returns arguments of an `EncoderDecoderModel`, without decoding's."""
+  """Returns arguments of the case's model, without those of decoding."""
   prompt = prompts.prompt_factory(case.prompt, prompts.random_uniform())
   if several:
     zeros = nn.initializers.zeros
     prompt = voting.prompts_factory(cases.PROMPTS, case.prompt, zeros)
   is_prompt = trainable.matches_any([".*/prompt/.*"])
   adafactor_def = adafactor.Adafactor(multiply_by_parameter_scale=False)
+  vocabularies = ["input_vocabulary", "output_vocabulary"]
   return {
-    "module": network.Transformer(config(case), Injections(prompt=prompt)),
-    "input_vocabulary": Ids(),
-    "output_vocabulary": Ids(),
+    **dict.fromkeys(["vocabulary"] if case.is_decoder else vocabularies, Ids()),
+    "module": networks.make(config(case), Injections(prompt=prompt)),
     "optimizer_def": optimizers.MultiOptimizer(
       ((traverse_util.ModelParamTraversal(is_prompt), adafactor_def),)
     ),
