@@ -48,7 +48,8 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     "least and the most in brackets; ratios are medians over rounds, of two "
     "turns beside each other. More is better in ratios of speed, less in those "
     "of memory. Warm-up is compilation and the first calls. Random weights of "
-    "a T5 1.1's sizes, no dropout; PEFT pads to the longest of its batch. At "
+    "the sizes of a T5 1.1 or, for smollm2, of SmolLM2 135M, no dropout; PEFT "
+    "pads to the longest of its batch. At "
     "the lengths of a task our step is that of `gin/runs/by_length.gin`, in "
     "parts of a batch, and PEFT's of the whole batch.",
   ]
