@@ -5,7 +5,7 @@ data and the device. Its run resumes, and bindings of the user win.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
 from prompt_tuning.models.t5.config import config_of
 from prompt_tuning.training import defaults, next_steps
-from t5x import checkpoints, gin_utils
+from t5x import checkpoints, gin_utils, metrics
 from t5x.configuration import checks, reading, resolution
 from t5x.runs import command_line, evaluation, training
 
@@ -168,14 +168,8 @@ def run(command: Command) -> None:
   trained = command.gin_files, command.bindings
   _run("train", training.train, "step", *trained, outcomes.append)
   best = outcomes.pop().best  # The state leaves the memory.
-  folder = epath.Path(command.folder)
-  tuned: list[Mapping[str, Any]] = []
-  if best is not None:
-    name = f"{command.task}-{best['step']:06d}.jsonl"
-    with contextlib.suppress(OSError):
-      content = (folder / "inference_eval" / name).read_text()
-      tuned = [json.loads(x) for x in content.splitlines()]
-  others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
+  place = os.path.join(command.folder, "frozen")
+  others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {place!r}"]
   rest = [
     x for x in command.gin_files if x in (_DATA, _INT8) or "decoding/" in x
   ]
@@ -190,7 +184,7 @@ def run(command: Command) -> None:
   bindings = [*(f"{k} = {x}" for k, x in useful.items()), *others]
   frozen: list[Any] = []
   _run("eval", evaluation.evaluate, "example", files, bindings, frozen.append)
-  print(_report(command, tuned, best, next(iter(frozen[0].values()))))
+  print(_report(command, best, frozen[0]))
 
 
 def _run(
@@ -266,34 +260,20 @@ def _data_bindings(data: str) -> dict[str, str]:
 
 def _report(
   command: Command,
-  tuned: Sequence[Mapping[str, Any]],
   best: Mapping[str, Any] | None,
-  frozen: Mapping[str, float],
+  frozen: metrics.MetricsByTask,
 ) -> str:
   """Returns the end of the command: scores, examples, and what to do next."""
-  metric = next(x for x in ("accuracy", "em", *frozen) if x in frozen)
   lines = []
-  if tuned and best is not None:
-    pairs = [
-      (x["input"]["inputs_pretokenized"], x["input"]["targets_pretokenized"])
-      for x in tuned
-    ]
-    counts = collections.Counter(target for _, target in pairs)
-    target, count = counts.most_common(1)[0]
-    score = next(iter(best["metrics"].values()))[metric]
-    lines += [
-      f"\n{metric} on {len(tuned):,} rows that were not trained on; the prompt "
-      "was chosen by them",
-      f"  most frequent answer  {100 * count / len(tuned):5.1f}  ({target})",
-      f"  frozen model          {frozen[metric]:5.1f}",
-      f"  with the prompt       {score:5.1f}  (at step {best['step']})\n",
-    ]
-    for (text, target), row in list(zip(pairs, tuned, strict=True))[
-      :_SHOWN_EXAMPLES
-    ]:
-      answer = row["output"]
-      verdict = "right" if answer == target else f"expected {target}"
-      lines.append(f"  {_cut(text)}\n    -> {_cut(answer)}  ({verdict})")
+  for task, before in frozen.items():
+    if best is None:
+      break
+    name = f"{task}-{best['step']:06d}.jsonl"
+    path = epath.Path(command.folder, "inference_eval", name)
+    with contextlib.suppress(OSError):
+      tuned = [json.loads(x) for x in path.read_text().splitlines()]
+      lines += [f"\n{task}:"] if len(frozen) > 1 else []
+      lines += _scores(tuned, before, best["metrics"][task], best["step"])
   prompt = os.path.join(command.folder, "prompt.safetensors")
   if epath.Path(prompt).exists():
     lines += [
@@ -302,6 +282,35 @@ def _report(
       f"Serve it:  prompt-tuning serve {prompt}",
     ]
   return "\n".join(lines)
+
+
+def _scores(
+  tuned: Sequence[Mapping[str, Any]],
+  before: Mapping[str, float],
+  after: Mapping[str, float],
+  step: int,
+) -> Iterator[str]:
+  """Yields lines on a task: predictions, and the metrics of two models."""
+  metric = next(x for x in ("accuracy", "em", *before) if x in before)
+  pairs = [
+    (x["input"]["inputs_pretokenized"], x["input"]["targets_pretokenized"])
+    for x in tuned
+  ]
+  counts = collections.Counter(target for _, target in pairs)
+  target, count = counts.most_common(1)[0]
+  yield (
+    f"\n{metric} on {len(tuned):,} rows that were not trained on; the prompt "
+    "was chosen by them"
+  )
+  yield f"  most frequent answer  {100 * count / len(tuned):5.1f}  ({target})"
+  yield f"  frozen model          {before[metric]:5.1f}"
+  yield f"  with the prompt       {after[metric]:5.1f}  (at step {step})\n"
+  for (text, target), row in list(zip(pairs, tuned, strict=True))[
+    :_SHOWN_EXAMPLES
+  ]:
+    answer = row["output"]
+    verdict = "right" if answer == target else f"expected {target}"
+    yield f"  {_cut(text)}\n    -> {_cut(answer)}  ({verdict})"
 
 
 def _cut(text: str) -> str:

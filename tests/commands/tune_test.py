@@ -167,6 +167,23 @@ def test_files_of_the_user_are_kept_in_training_and_evaluation(
   assert "EVAL_OUTPUT_DIR = 'gs://bucket/out/frozen'" in ran[1]
 
 
+def test_each_task_of_a_mixture_is_reported(tmp_path):
+  (tmp_path / "inference_eval").mkdir()
+  read = {"inputs_pretokenized": "a film", "targets_pretokenized": "good"}
+  scores = {"one": {"accuracy": 100.0}, "two": {"accuracy": 0.0}}
+  for task, answer in zip(scores, ("good", "bad"), strict=True):
+    path = tmp_path / "inference_eval" / f"{task}-000007.jsonl"
+    path.write_text(json.dumps({"input": read, "output": answer}) + "\n")
+  command = types.SimpleNamespace(folder=str(tmp_path))
+  best = {"step": 7, "metrics": scores}
+  first, second = one_command._report(command, best, scores).split("two:")
+  assert first.startswith("\none:")
+  assert "prompt       100.0" in first
+  assert "good  (right)" in first
+  assert "prompt         0.0" in second
+  assert "(expected good)" in second
+
+
 @pytest.mark.skipif(not HAS_TOKENIZERS, reason="needs tokenizers")
 def test_a_chat_template_is_a_setting(folder, capsys):
   assert not tune("--dry-run", name=DECODER)
