@@ -47,7 +47,9 @@ def write(
 
 def records(folder: str) -> list[dict[str, Any]]:
   """Returns the records in a folder below `RECORDS`."""
-  return [json.loads(x.read_text()) for x in (RECORDS / folder).glob("*.json")]
+  return [
+    json.loads(x.read_text()) for x in sorted((RECORDS / folder).glob("*.json"))
+  ]
 
 
 def machine(record: Mapping[str, Any]) -> str:

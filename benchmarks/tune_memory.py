@@ -9,7 +9,8 @@ the rows of the table in docs/accelerators.md.
 """
 
 import dataclasses
-import sys
+
+import harness
 
 _GIB = 2**30
 _DEVICE, _TAKEN = 16 * _GIB, 12 * _GIB
@@ -66,6 +67,10 @@ def row(size: str) -> str:
 
 def main() -> None:
   """Prints the rows of the sizes that are named."""
+  parser = harness.parser(__doc__)
+  parser.add_argument("sizes", nargs="+", metavar="SIZE", help="small to xl")
+  args = parser.parse_args()
+
   import t5x
 
   t5x.show_compilers()  # Before JAX is imported.
@@ -73,7 +78,7 @@ def main() -> None:
   from t5x.planning import targets
 
   targets.prepare()  # Before JAX starts.
-  for size in sys.argv[1:]:
+  for size in args.sizes:
     print(row(size), flush=True)
 
 
