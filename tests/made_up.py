@@ -54,6 +54,7 @@ def record(cell, **overrides):
     "device": {"platform": "cpu", "cpus": 2},
     "gin": "A = 1",
     "seconds": 360.0,
+    "step_seconds": 0.25,
     "parameters": {
       "trainable": 10 if cell.point["method"] == "prompt" else 990,
       "frozen": 990 if cell.point["method"] == "prompt" else 0,

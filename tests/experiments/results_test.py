@@ -74,7 +74,7 @@ def _some_are_there(point):
     (
       [COSTS],
       _some_are_there,
-      """Prompt_tuning | 10 | 1% | 360 | - | 55.0 ± 0.0 (2) | 55.0 (1)
+      """Prompt_tuning | 10 | 1% | 250.0 | - | 55.0 ± 0.0 (2) | 55.0 (1)
       model | - | - | - | - | - | -""",
     ),
     # As of a sweep of seeds alone, which has no axis for rows.

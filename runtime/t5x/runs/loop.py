@@ -168,7 +168,8 @@ class Loop:
       return self._is_interrupted
 
     metrics = self.trainer.train_steps(self._batches, num_steps, on_step)
-    self._rates.append(metrics["timing/steps_per_second"])
+    if rate := metrics.get("timing/steps_per_second"):
+      self._rates.append(rate)
     by_task = {"train": metrics}
     self._log("", by_task)
     self.report("train", metrics=by_task)

@@ -238,4 +238,6 @@ def parse(
 def dump(fields: Mapping[str, Any], where: str) -> str:
   """Returns the text of the `record.json` of some fields; see `parse`."""
   whole = parse(fields, where).model_dump(mode="json", by_alias=True)
+  if whole["step_seconds"] is None:  # Records of schema 3 began without it.
+    del whole["step_seconds"]
   return json.dumps(whole, indent=2, sort_keys=True) + "\n"
