@@ -169,8 +169,8 @@ def _rank(case: cases.Case, model: Any) -> Call:
 def write_weights(size: str, folder: pathlib.Path) -> None:
   """Writes one random model for all sides.
 
-  They are `hf/`, of a T5 also `t5x/`, and `prompts.npy`, [8, P, H]; what is
-  there stays.
+  They are `hf/`, of a T5 also `t5x/`, and `prompts.npy`, [8, P, H]. Files of an
+  earlier call stay.
 
   Args:
     size: A key of `cases.SIZES`.
@@ -181,7 +181,7 @@ def write_weights(size: str, folder: pathlib.Path) -> None:
     return
   sizes = cases.SIZES[size]
   torch.manual_seed(0)
-  write = _write_decoder if "num_kv_heads" in sizes else _write_t5
+  write = _write_decoder if cases.is_decoder(size) else _write_t5
   scale = write(sizes, folder)
   random = np.random.default_rng(0).normal(
     size=(cases.PROMPTS, 100, sizes["emb_dim"])

@@ -297,7 +297,10 @@ class BatchQueue:
       return None
     fitting = self._fitting(shape, self._settings.shapes.rows_of(shape)[-1])
     chosen = fitting[: min(free, sizes[-1])]
-    if not chosen or len(fitting) >= self._fastest(shape, fitting) > rows:
+    if not chosen:
+      return None
+    fastest = self._fastest(shape, fitting)
+    if fastest > rows and len(fitting) >= fastest:
       return None
     size = next(x for x in sizes if x >= len(chosen))
     return self._remove(chosen), shape, size

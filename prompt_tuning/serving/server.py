@@ -93,7 +93,7 @@ def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
 
 
 class _Protocol(httptools_impl.HttpToolsProtocol):
-  """uvicorn's HTTP/1.1, with a limit on what is kept of an unfinished head."""
+  """uvicorn's HTTP/1.1, with a limit on the bytes of an unfinished head."""
 
   _is_in_head, _head_bytes = True, 0
 
