@@ -179,16 +179,17 @@ def _exchange(arrays: dict[str, StoredArray], folder: pathlib.Path) -> None:
 
     tokenizer, end = folder / TOKENIZER, _end_id(folder)
     row = tokenizers_vocabulary.exchanged_id(tokenizer, end)
-    for matrix, axis in (
+    for name, axis_of_pieces in (
       (TOKEN_EMBEDDING, 0),
+      (f"{TOKEN_EMBEDDING}_scale", 0),
       ("decoder_embedder/embedding", 0),
+      ("decoder_embedder/embedding_scale", 0),
       ("decoder/logits_dense/kernel", 1),
     ):
-      for name, axis_of_pieces in ((matrix, axis), (f"{matrix}_scale", 0)):
-        if row and name in arrays:
-          arrays[name] = safetensors_files.exchange(
-            arrays[name], axis_of_pieces, row
-          )
+      if row and name in arrays:
+        arrays[name] = safetensors_files.exchange(
+          arrays[name], axis_of_pieces, row
+        )
 
 
 def read_config(folder: pathlib.Path) -> Config:

@@ -37,7 +37,7 @@ class NetworkConfig:
     attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
       "flash" on a TPU. None uses the attention that runs on every platform.
     base_weights: "int8" to hold kernels and the embedding in int8, frozen, with
-      a scale for every output channel; None for `param_dtype`.
+      a scale for every channel; None for `param_dtype`.
   """
 
   dtype: DType = "bfloat16"

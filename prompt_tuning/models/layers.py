@@ -54,12 +54,12 @@ def frozen_matrix(
     shape: Its shape.
     axes: Logical names of its axes.
     config: The model's configuration.
-    channels: The axis that products keep.
+    channels: The axis that has a factor for each channel in int8.
     module: The module; by default the one whose compact method is running.
 
   Returns:
     The matrix in the stored dtype, and None; or the matrix in int8, and the
-    factor of every output channel.
+    factor of every channel.
   """
   if config.base_weights is None:
     dtype = config.param_dtype
@@ -80,13 +80,13 @@ def product(
     equation: As for `einsum`.
     inputs: In the dtype of the product's operands.
     matrix: The first part of a `frozen_matrix`.
-    scale: The second part.
+    scale: The second part, of output channels.
     dtype: Dtype of the result.
   """
-  if scale is None:
-    return einsum(equation, inputs, matrix.astype(inputs.dtype), dtype)
+  if matrix.dtype != jnp.int8:
+    matrix = matrix.astype(inputs.dtype)
   outputs = einsum(equation, inputs, matrix, dtype)
-  return outputs * scale.astype(dtype)[None, None]
+  return outputs if scale is None else outputs * scale.astype(dtype)[None, None]
 
 
 class Dense(nn.Module):
@@ -102,6 +102,8 @@ class Dense(nn.Module):
       the activations' dtype and the stored kernel's. By default all have the
       activations' dtype.
     use_bias: Whether a bias is added.
+    channels: The axis of the kernel that has a factor for each channel in int8:
+      1 for outputs, 0 for inputs.
   """
 
   config: Config
@@ -111,6 +113,7 @@ class Dense(nn.Module):
   kernel_init: Initializer = KERNEL_INIT
   output_dtype: DType = None
   use_bias: bool = False
+  channels: int = 1
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
@@ -118,13 +121,15 @@ class Dense(nn.Module):
     dtype, stored = jnp.dtype(self.config.dtype), self.config.param_dtype
     shape = (inputs.shape[-1], self.features)
     kernel, scale = frozen_matrix(
-      "kernel", self.kernel_init, shape, self.axes, self.config, channels=1
+      "kernel", self.kernel_init, shape, self.axes, self.config, self.channels
     )
     if self.output_dtype:
       dtype = jnp.promote_types(dtype, kernel.dtype)
+    operand = inputs.astype(dtype)
+    if scale is not None and self.channels == 0:
+      operand, scale = operand * scale.astype(dtype)[None, None], None
     outputs = product(
-      *("bti,io->bto", inputs.astype(dtype), kernel, scale),
-      self.output_dtype or dtype,
+      "bti,io->bto", operand, kernel, scale, self.output_dtype or dtype
     )
     if self.use_bias:
       zeros = nn.initializers.zeros
@@ -190,6 +195,8 @@ def logits_of(owner: nn.Module, embedder: Embed, hidden: Array) -> Array:
       # A frozen kernel may be stored in bfloat16. Its products with bfloat16
       # are equal in either dtype, and accumulate in float32.
       output_dtype=jnp.float32,
+      # Few channels of `hidden` may be much larger than the others.
+      channels=0,
       name="logits_dense",
     )(hidden)
   if (cap := config.logit_soft_cap) is not None:

@@ -1,5 +1,6 @@
 """Frozen weights in int8: memory, results, runs and files."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -76,6 +77,30 @@ def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
   for name, x in gradient.items():
     most = 0.1 if name.endswith("/prompt") else 0.25
     assert difference(x, rounded[name]) < most, name
+
+
+def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
+  model = checkpoint_conversion.open_model(base)
+  arrays, norm = {**model.arrays}, "decoder/decoder_norm/scale"
+  for name, factor in ((norm, 64), ("decoder/logits_dense/kernel", 1 / 64)):
+    changed = stored_arrays.read(arrays[name]).copy()
+    changed[3] *= factor
+    arrays[name] = stored_arrays.in_memory(changed)
+  model = dataclasses.replace(model, arrays=arrays)
+  names = int8.names(model, True)
+  back = int8.held_by(int8.held_by(model, names), list(arrays)).arrays
+
+  def logits(arrays):
+    loaded = traverse_util.unflatten_dict(
+      {name: stored_arrays.read(x) for name, x in arrays.items()}, sep="/"
+    )
+    network = networks.make(tiny.config())
+    tokens = INPUTS, TARGETS, TARGETS
+    return network.apply({"params": loaded}, *tokens, enable_dropout=False)
+
+  exact = logits(arrays)
+  head = {**arrays, name: back[name]}
+  assert 0 < np.abs(logits(head) - exact).max() < 0.01 * np.abs(exact).max()
 
 
 @pytest.mark.slow
