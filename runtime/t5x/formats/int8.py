@@ -7,8 +7,8 @@ whatever its checkpoint does.
 
 The kernel of an output head has a scale for every row. In the T5 1.1 small of
 `prompt-tuning import`, one channel of the last norm is 45 times the median, and
-the kernel's row that it meets is small: with the scales of columns, its rounding
-made up nearly all of the change of the logits.
+the row of the kernel for it is small: rounded by columns, it made up nearly all
+of the change of the logits.
 """
 
 from collections.abc import Collection
