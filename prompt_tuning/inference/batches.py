@@ -249,8 +249,11 @@ def _hand_over(
     )
 
   if request.on_token is not None:
-    for step in range(done, end):
-      request.on_token(token(step))
+    try:
+      for step in range(done, end):
+        request.on_token(token(step))
+    except Exception as error:  # The caller's; the batch has other requests.
+      ticket.finish(error)
   if is_ended or end == request.max_tokens:
     ticket.finish(
       Generated(

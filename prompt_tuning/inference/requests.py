@@ -144,7 +144,7 @@ class Generation(Request):
     num_beams: Beams of a search; 0: no beam search.
     top_log_probs: Number of likeliest tokens to return at each step.
     on_token: Called in the engine's thread with every new token; None if only
-      the whole answer is wanted.
+      the whole answer is wanted. An error that it raises ends the request.
   """
 
   max_tokens: int

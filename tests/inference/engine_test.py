@@ -81,6 +81,18 @@ def test_more_prompts_than_slots(engine, prompts, batches_done):
   assert max(len(done.tickets) for done in batches_done) > 1
 
 
+def test_error_of_a_callback_ends_its_own_request(engine):
+  def broken(token):
+    raise ConnectionError("gone")
+
+  failing, other = engine.submit(
+    [_request(engine, on_token=broken), _request(engine, "hgfe")]
+  )
+  with pytest.raises(ConnectionError, match="gone"):
+    failing.result(60)
+  assert _ids(other.result(60)) == _ids(_results(engine, [other.request])[0])
+
+
 def test_beams_are_those_of_the_trainer(engine):
   (found,) = _results(engine, [_request(engine, "abcd", num_beams=2)])
   (expected,), scores = _trainers(
