@@ -13,11 +13,14 @@ import jax
 import psutil
 
 from prompt_tuning.models.layers import Config
+from prompt_tuning.models.t5.config import T5Config
 
 # The paper's settings are for models of more parameters than this.
 _SMALL = 150_000_000
 # Beyond this size, short prompts are as good (section 3.2 of the paper).
 _LARGE = 2_000_000_000
+# The best rate for T5 small, 1.0, over the root mean square of its embeddings.
+_RELATIVE_RATE = 1 / 13.5
 _PASSES = 30
 _MOST_STEPS, _MOST_STEPS_ON_CPU = 5_000, 2_000
 # Of gin/runs/by_length.gin.
@@ -48,6 +51,7 @@ class Facts:
     labels: The number of legal targets; 0 if they are free text.
     platform: JAX's name of the device: "cpu", "gpu" or "tpu".
     memory: Bytes that JAX may take of the device's memory.
+    embedding_rms: Root mean square of the model's embeddings.
     given: Name -> value of the user's own settings, which the others fit.
   """
 
@@ -58,6 +62,7 @@ class Facts:
   labels: int
   platform: str
   memory: int
+  embedding_rms: float
   given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -117,7 +122,11 @@ def choose(facts: Facts) -> list[Setting]:
   steps = given.get("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))
   passes = f"{steps * batch / facts.rows:,.0f} passes over {facts.rows:,} rows"
   rate = 0.3, "the paper's"
-  if is_small:
+  if not isinstance(facts.config, T5Config):
+    # A step's size is the rate's, whatever the size of the prompt.
+    relative = _RELATIVE_RATE * facts.embedding_rms
+    rate = float(f"{relative:.1g}"), "small, as the model's embeddings are"
+  elif is_small:
     rate = 1.0, "better than the paper's 0.3 here"
   of_batch = "the paper's, or all rows"
   dtype = "bfloat16", "twice as fast as float32"

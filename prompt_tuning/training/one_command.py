@@ -102,7 +102,8 @@ def make(
   folder = folder or os.path.join("runs", "tune", _name(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
   values["MODEL_DIR"] = folder
-  words = frozen_model.FrozenModel.load(model).vocabulary
+  opened = frozen_model.FrozenModel.load(model)
+  words = opened.vocabulary
   if config is not None:
     model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
   else:
@@ -140,7 +141,7 @@ def make(
     seqio.get_mixture_or_task(task).num_input_examples("train") or 1,
     task_facts.lengths(task, words)["inputs"],
     len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
-    *(*defaults.device(), given),
+    *(*defaults.device(), opened.embedding_rms, given),
   )
   wraps = [_WRAPS] if getattr(words, "chat_template", None) else []
   choices = [*wraps, *defaults.choose(facts)]

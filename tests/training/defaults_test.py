@@ -1,6 +1,9 @@
 """The settings that `tune` chooses."""
 
+import dataclasses
+
 import pytest
+import tiny_decoder
 
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import defaults
@@ -30,6 +33,7 @@ def facts(
   config = T5Config(32128, width, heads, layers, layers, 64, mlp)
   return defaults.Facts(
     *(config, parameters, rows, tokens, labels, platform, int(gib * GIB)),
+    embedding_rms=13.5,
     given=given or {},
   )
 
@@ -74,6 +78,14 @@ def test_settings_follow_from_model_data_and_device(given, expected):
   assert given.rows < 8 or not found["BATCH_SIZE"] % found.get(
     "NUM_MICROBATCHES", 1
   )
+
+
+def test_rate_of_a_decoder_is_as_small_as_its_embeddings():
+  given = dataclasses.replace(
+    facts("base"), config=tiny_decoder.config(), embedding_rms=0.1356
+  )
+  (rate,) = (x for x in defaults.choose(given) if x.name == "LEARNING_RATE")
+  assert rate.value == 0.01
 
 
 def test_settings_fit_those_of_the_user():
