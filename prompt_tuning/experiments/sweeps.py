@@ -200,8 +200,9 @@ def fields(
   varied = [axis for axis in axes if len(axis.values) > 1]
   if not varied:
     raise ValueError(
-      "There is no list to sweep. Give one, such as --gin.PROMPT_LENGTH=1,5,20 "
-      "or --gin_file=gin/prompts/{random_uniform,class_labels}.gin."
+      "There is no list of values that differ. Give one, such as "
+      "--gin.PROMPT_LENGTH=1,5,20 or "
+      "--gin_file=gin/prompts/{random_uniform,class_labels}.gin."
     )
   words = ["prompt-tuning", "sweep", *arguments]
   line = " ".join(map(next_steps.quoted, words))
