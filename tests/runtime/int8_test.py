@@ -81,8 +81,8 @@ def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
 
 def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
   model = checkpoint_conversion.open_model(base)
-  arrays, norm = {**model.arrays}, "decoder/decoder_norm/scale"
-  for name, factor in ((norm, 64), ("decoder/logits_dense/kernel", 1 / 64)):
+  arrays, head = {**model.arrays}, "decoder/logits_dense/kernel"
+  for name, factor in (("decoder/decoder_norm/scale", 64), (head, 1 / 64)):
     changed = stored_arrays.read(arrays[name]).copy()
     changed[3] *= factor
     arrays[name] = stored_arrays.in_memory(changed)
@@ -99,8 +99,8 @@ def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
     return network.apply({"params": loaded}, *tokens, enable_dropout=False)
 
   exact = logits(arrays)
-  head = {**arrays, name: back[name]}
-  assert 0 < np.abs(logits(head) - exact).max() < 0.01 * np.abs(exact).max()
+  changed = np.abs(logits({**arrays, head: back[head]}) - exact).max()
+  assert 0 < changed < 0.01 * np.abs(exact).max()
 
 
 @pytest.mark.slow
