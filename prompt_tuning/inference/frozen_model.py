@@ -207,12 +207,6 @@ class FrozenModel:
     return table * found[scale][:, None] if scale in found else table
 
   @property
-  def embedding_rms(self) -> float:
-    """The root mean square of the embedding."""
-    table = self.embedding
-    return float(np.linalg.norm(table)) / table.size**0.5
-
-  @property
   def input_end(self) -> tuple[int, ...]:
     """The tokens after an input: the end of sequence for a T5, or none."""
     return (self.network.eos_id,) * self.config.ends_inputs

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 import dataclasses
+import functools
 import json
 import re
 import sqlite3
@@ -51,17 +52,18 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
     job = _add_job(service, own(), body)
     if service.supervisor is not None:
       service.supervisor.wake()
-    return _job(job)
+    return _job(service, job)
 
   @app.get("/v1/fine_tuning/jobs")
   @route
   def jobs(limit: Limit = 20, after: str | None = None):
-    return page({job.id: job for job in own().jobs()}, _job, limit, after)
+    shown = functools.partial(_job, service)
+    return page({job.id: job for job in own().jobs()}, shown, limit, after)
 
   @app.get("/v1/fine_tuning/jobs/{id}")
   @route
   def job(id: str):
-    return _job(own().job(id))
+    return _job(service, own().job(id))
 
   @app.post("/v1/fine_tuning/jobs/{id}/cancel")
   @route
@@ -71,7 +73,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
       raise errors.invalid("The job is over.")
     cancelled = store.cancel(id)
     access_log.write("job.cancelled", job=id)
-    return _job(cancelled)
+    return _job(service, cancelled)
 
   @app.get("/v1/fine_tuning/jobs/{id}/checkpoints")
   @route
@@ -167,8 +169,7 @@ def _add_job(service: Service, store: JobStore, body: NewJob) -> Job:
   """Checks and queues a job."""
   given = body.method.supervised if body.method else body
   pairs = store.file(body.training_file).pairs
-  longest = service.engine.settings.longest_prompt
-  settings = _settings(given.hyperparameters, body.seed, pairs, longest)
+  settings = _settings(service, given.hyperparameters, body.seed, pairs)
   files = {"train": body.training_file, "validation": body.validation_file}
   with errors.refusing("training_file"):
     splits = {
@@ -222,16 +223,18 @@ def _check_examples(
 
 
 def _settings(
-  given: Hyperparameters, seed: int, pairs: int, longest: int
+  service: Service, given: Hyperparameters, seed: int, pairs: int
 ) -> jobs_lib.Settings:
   """Returns the settings of a job, with numbers for "auto" and epochs."""
   default = jobs_lib.Settings()
+  longest = service.engine.settings.longest_prompt
   length = given.length or min(default.length, longest)
   batch_size = given.batch_size or min(default.batch_size, pairs)
   steps = given.steps or default.steps
   if given.n_epochs is not None:
     steps = -(-pairs * given.n_epochs // batch_size)
-  rate = given.learning_rate * given.learning_rate_multiplier
+  rate = given.learning_rate or service.prompt_rate
+  rate *= given.learning_rate_multiplier
 
   def check(is_right: bool, name: str, expected: str) -> None:
     if not is_right:
@@ -273,9 +276,9 @@ def _file(file: File) -> dict[str, Any]:
   return dataclasses.asdict(file) | constant
 
 
-def _job(job: Job) -> dict[str, Any]:
+def _job(service: Service, job: Job) -> dict[str, Any]:
   settings = dataclasses.asdict(job.settings)
-  rate = job.settings.learning_rate / jobs_lib.Settings.learning_rate
+  rate = job.settings.learning_rate / service.prompt_rate
   failure = {"code": "failed", "message": job.error, "param": None}
   seed = settings.pop("seed")
   hyperparameters = {

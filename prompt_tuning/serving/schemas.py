@@ -9,8 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import fastapi
 import pydantic
 
-from prompt_tuning.tuning_jobs.jobs import Settings
-
 # OpenAI's default for `max_tokens` of a completion; a chat has none.
 _MAX_TOKENS = 16
 MAX_STEPS = 1_000_000
@@ -267,9 +265,7 @@ class Hyperparameters(Schema):
   length: int | None = pydantic.Field(None, ge=1)
   steps: int | None = pydantic.Field(None, ge=1, le=MAX_STEPS)
   init: Literal["class_labels", "sampled_vocab", "random_uniform"] | None = None
-  learning_rate: float = pydantic.Field(
-    Settings.learning_rate, gt=0, le=MAX_LEARNING_RATE
-  )
+  learning_rate: float | None = pydantic.Field(None, gt=0, le=MAX_LEARNING_RATE)
   rank: bool = False
   labels: list[Text] | None = pydantic.Field(
     None, max_length=1000, fail_fast=True

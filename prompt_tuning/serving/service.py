@@ -25,6 +25,7 @@ from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.tenants import Quotas
+from prompt_tuning.training import defaults
 from prompt_tuning.tuning_jobs import database
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import Supervisor
@@ -157,6 +158,11 @@ class Service:
   def __post_init__(self):
     limits = self.limits
     self.quotas = Quotas(limits.requests_per_minute, limits.stored)
+
+  @functools.cached_property
+  def prompt_rate(self) -> float:
+    """The learning rate of jobs that give none."""
+    return defaults.prompt_rate(self.engine.model)
 
   def own_jobs(self) -> JobStore:
     """Returns the jobs and files of the tenant that asks."""

@@ -10,8 +10,10 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 import psutil
 
+from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.models.layers import Config
 from prompt_tuning.models.t5.config import T5Config
 
@@ -19,6 +21,7 @@ from prompt_tuning.models.t5.config import T5Config
 _SMALL = 150_000_000
 # Beyond this size, short prompts are as good (section 3.2 of the paper).
 _LARGE = 2_000_000_000
+_PAPERS_RATE = 0.3
 # The best rate for T5 small, 1.0, over the root mean square of its embeddings.
 _RELATIVE_RATE = 1 / 13.5
 _PASSES = 30
@@ -51,7 +54,7 @@ class Facts:
     labels: The number of legal targets; 0 if they are free text.
     platform: JAX's name of the device: "cpu", "gpu" or "tpu".
     memory: Bytes that JAX may take of the device's memory.
-    embedding_rms: Root mean square of the model's embeddings.
+    rate: The result of `prompt_rate`.
     given: Name -> value of the user's own settings, which the others fit.
   """
 
@@ -62,7 +65,7 @@ class Facts:
   labels: int
   platform: str
   memory: int
-  embedding_rms: float
+  rate: float
   given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -89,6 +92,19 @@ def device() -> tuple[str, int]:
   first = jax.local_devices()[0]
   limit = (first.memory_stats() or {}).get("bytes_limit")
   return first.platform, limit or psutil.virtual_memory().total
+
+
+def prompt_rate(model: FrozenModel) -> float:
+  """Returns the paper's learning rate or, for a decoder, one of its size.
+
+  A step is as long as the rate, however small the embeddings are from which a
+  prompt starts.
+  """
+  if isinstance(model.config, T5Config):
+    return _PAPERS_RATE
+  table = model.embedding
+  size = float(np.linalg.norm(table)) / table.size**0.5
+  return float(f"{_RELATIVE_RATE * size:.1g}")
 
 
 def is_by_length(platform: str, tokens: int) -> bool:
@@ -121,11 +137,9 @@ def choose(facts: Facts) -> list[Setting]:
   steps = min(max(_PASSES * facts.rows / batch, 500), most)
   steps = given.get("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))
   passes = f"{steps * batch / facts.rows:,.0f} passes over {facts.rows:,} rows"
-  rate = 0.3, "the paper's"
+  rate = facts.rate, "the paper's"
   if not isinstance(facts.config, T5Config):
-    # A step's size is the rate's, whatever the size of the prompt.
-    relative = _RELATIVE_RATE * facts.embedding_rms
-    rate = float(f"{relative:.1g}"), "small, as the model's embeddings are"
+    rate = facts.rate, "small, as the model's embeddings are"
   elif is_small:
     rate = 1.0, "better than the paper's 0.3 here"
   of_batch = "the paper's, or all rows"

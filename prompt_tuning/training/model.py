@@ -145,7 +145,7 @@ class Model(FrozenModel):
       examples.task.num_input_examples("train") or 1,
       min(examples.lengths["train"]["inputs"], tuning.LONGEST),
       len(examples.labels),
-      *(*defaults.device(), self.embedding_rms, own),
+      *(*defaults.device(), defaults.prompt_rate(self), own),
     )
     names = _ARGUMENTS.keys() - own
     return [x for x in defaults.choose(facts) if x.name in names]

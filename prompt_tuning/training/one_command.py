@@ -141,7 +141,7 @@ def make(
     seqio.get_mixture_or_task(task).num_input_examples("train") or 1,
     task_facts.lengths(task, words)["inputs"],
     len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
-    *(*defaults.device(), opened.embedding_rms, given),
+    *(*defaults.device(), defaults.prompt_rate(opened), given),
   )
   wraps = [_WRAPS] if getattr(words, "chat_template", None) else []
   choices = [*wraps, *defaults.choose(facts)]

@@ -81,6 +81,27 @@ def test_openai_s_client_from_upload_to_answer(service, store, client, model):
   assert client.files.delete(file.id).deleted
 
 
+@pytest.mark.parametrize(
+  ("given", "rate"),
+  [
+    ({}, 0.25),
+    ({"learning_rate_multiplier": 2.0}, 0.5),
+    ({"learning_rate": 0.5}, 0.5),
+  ],
+)
+def test_rate_is_the_model_s_unless_it_is_given(
+  service, store, ask, given, rate
+):
+  service.prompt_rate = 0.25
+  file = store.add_file("data.jsonl", LINES).id
+  body = {"model": served.BASE, "training_file": file, "hyperparameters": given}
+  job = ask(JOBS, body).json()
+  found = job["hyperparameters"]
+  assert found["learning_rate"] == rate
+  assert found["learning_rate_multiplier"] == rate / 0.25
+  assert store.job(job["id"]).settings.learning_rate == rate
+
+
 def test_damaged_file_is_not_used(store, ask):
   file = store.add_file("data.jsonl", LINES).id
   (store.folder / "files" / f"{file}.jsonl").write_bytes(LINE)

@@ -1,7 +1,9 @@
 """The settings that `tune` chooses."""
 
 import dataclasses
+import types
 
+import numpy as np
 import pytest
 import tiny_decoder
 
@@ -33,7 +35,7 @@ def facts(
   config = T5Config(32128, width, heads, layers, layers, 64, mlp)
   return defaults.Facts(
     *(config, parameters, rows, tokens, labels, platform, int(gib * GIB)),
-    embedding_rms=13.5,
+    rate=0.3,
     given=given or {},
   )
 
@@ -81,9 +83,10 @@ def test_settings_follow_from_model_data_and_device(given, expected):
 
 
 def test_rate_of_a_decoder_is_as_small_as_its_embeddings():
-  given = dataclasses.replace(
-    facts("base"), config=tiny_decoder.config(), embedding_rms=0.1356
-  )
+  table = np.full([6, 4], -0.1356, np.float32)
+  model = types.SimpleNamespace(config=tiny_decoder.config(), embedding=table)
+  assert defaults.prompt_rate(model) == 0.01
+  given = dataclasses.replace(facts("base"), config=model.config, rate=0.01)
   (rate,) = (x for x in defaults.choose(given) if x.name == "LEARNING_RATE")
   assert rate.value == 0.01
 

@@ -49,7 +49,9 @@ async function submit() {
       hyperparameters: {
         length: byId("length").valueAsNumber,
         steps: byId("steps").valueAsNumber,
-        learning_rate: byId("rate").valueAsNumber,
+        ...(byId("rate").value && {
+          learning_rate: byId("rate").valueAsNumber,
+        }),
         ...(byId("init").value && { init: byId("init").value }),
       },
     });
