@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import threading
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 from flax import traverse_util
 import jax
@@ -22,7 +22,7 @@ from prompt_tuning.inference.programs import Network
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import hugging_face, parameter_names
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.config import TOKEN_EMBEDDING, BaseWeights
 from prompt_tuning.models.layers import Config
 from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.types import DType
@@ -89,7 +89,7 @@ class FrozenModel:
     dtype: DType | None = None,
     config: Config | None = None,
     extra_ids: int | None = None,
-    base_weights: Literal["int8"] | None = None,
+    base_weights: BaseWeights | None = None,
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
 
@@ -103,8 +103,9 @@ class FrozenModel:
         of a T5 follow from the checkpoint, and its dropout in training is the
         recipes': 0.1, or 0 for the ladder's.
       extra_ids: As in `vocabulary.of_file`.
-      base_weights: "int8" holds them in about a quarter of the memory; by
-        default, so does a checkpoint that was converted to int8 alone.
+      base_weights: "int8" holds them in about a quarter of the memory, and
+        "int8_products" rounds activations to int8 too; by default, only a
+        checkpoint that was converted to int8 is held so.
 
     Raises:
       ValueError: if there is no checkpoint or no vocabulary, they do not fit,

@@ -54,11 +54,42 @@ def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   )
 
 
+def _rounded_einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
+  """Rounds an array to int8 and multiplies it by integers, summing in int32.
+
+  Each row has its own scale. The gradient is that of `einsum`, as if nothing
+  were rounded.
+
+  Args:
+    equation: As for `einsum`. The last axis of `a` is summed over; its others
+      are the first of the result.
+    a: [..., in] Floats.
+    b: The integers, int8.
+    dtype: Dtype of the result.
+
+  Returns:
+    The product. NaN in a row of `a` makes its results NaN.
+  """
+  # On a CPU, the greatest of bfloat16 values takes ten times as long.
+  a = a.astype(jnp.float32)
+  largest = jnp.abs(a).max(axis=-1, keepdims=True)
+  # Not 0 for a row of zeros; unlike `where`, this keeps NaN.
+  scale = jnp.maximum(largest / 127, jnp.finfo(jnp.float32).tiny)
+  rounded = jnp.rint(a / scale).astype(jnp.int8)
+  sums = jnp.einsum(equation, rounded, b, preferred_element_type=jnp.int32)
+  return (sums.astype(jnp.float32) * scale).astype(dtype)
+
+
 einsum = jax.custom_vjp(_einsum, nondiff_argnums=(0, 3))
+rounded_einsum = jax.custom_vjp(_rounded_einsum, nondiff_argnums=(0, 3))
 
 
 def _einsum_forward(equation, a, b, dtype):
   return einsum(equation, a, b, dtype), (a, b)
+
+
+def _rounded_einsum_forward(equation, a, b, dtype):
+  return rounded_einsum(equation, a, b, dtype), (a, b)
 
 
 def _einsum_backward(equation, dtype, operands, gradient):
@@ -73,3 +104,4 @@ def _einsum_backward(equation, dtype, operands, gradient):
 
 
 einsum.defvjp(_einsum_forward, _einsum_backward)
+rounded_einsum.defvjp(_rounded_einsum_forward, _einsum_backward)

@@ -1,7 +1,7 @@
 """Names and settings that the configurations of all networks share."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ TOKEN_EMBEDDING = "token_embedder/embedding"
 # The outputs of attentions, before their projection, and the branches of MLPs,
 # in the order of the time to compute a byte of them again.
 KEPT = ("attention", "mlp")
+BaseWeights = Literal["int8", "int8_products"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class NetworkConfig:
     attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
       "flash" on a TPU. None uses the attention that runs on every platform.
     base_weights: "int8" to hold kernels and the embedding in int8, frozen, with
-      a scale for every channel; None for `param_dtype`.
+      a scale for every channel; "int8_products" to round the inputs of kernels
+      to int8 too, but not those of the output head; None for `param_dtype`.
   """
 
   dtype: DType = "bfloat16"
@@ -49,7 +51,7 @@ class NetworkConfig:
   remat_keeps: tuple[str, ...] = ()
   scan_layers: bool = False
   attention_kernel: str | None = None
-  base_weights: Literal["int8"] | None = None
+  base_weights: BaseWeights | None = None
 
   def __post_init__(self):
     for dtype in (self.dtype, self.param_dtype):
@@ -72,9 +74,10 @@ class NetworkConfig:
       raise ValueError(
         f"Expected a dropout rate in [0, 1), got {self.dropout_rate}."
       )
-    if self.base_weights not in (None, "int8"):
+    if self.base_weights not in (None, *get_args(BaseWeights)):
       raise ValueError(
-        f"Expected base_weights 'int8' or None, got {self.base_weights!r}."
+        "Expected base_weights 'int8', 'int8_products' or None, got "
+        f"{self.base_weights!r}."
       )
     if unknown := set(self.remat_keeps) - set(KEPT):
       raise ValueError(

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.methods.einsum import einsum
+from prompt_tuning.methods.einsum import einsum, rounded_einsum
 from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.t5.config import T5Config
@@ -72,7 +72,12 @@ def frozen_matrix(
 
 
 def product(
-  equation: str, inputs: Array, matrix: Array, scale: Array | None, dtype: DType
+  equation: str,
+  inputs: Array,
+  matrix: Array,
+  scale: Array | None,
+  dtype: DType,
+  is_rounded: bool = False,
 ) -> Array:
   """Multiplies inputs [B, T, in] by a `frozen_matrix`.
 
@@ -82,10 +87,12 @@ def product(
     matrix: The first part of a `frozen_matrix`.
     scale: The second part, of output channels.
     dtype: Dtype of the result.
+    is_rounded: Whether the inputs are rounded to int8, as the matrix is.
   """
   if matrix.dtype != jnp.int8:
     matrix = matrix.astype(inputs.dtype)
-  outputs = einsum(equation, inputs, matrix, dtype)
+  multiply = rounded_einsum if is_rounded else einsum
+  outputs = multiply(equation, inputs, matrix, dtype)
   return outputs if scale is None else outputs * scale.astype(dtype)[None, None]
 
 
@@ -128,8 +135,14 @@ class Dense(nn.Module):
     operand = inputs.astype(dtype)
     if scale is not None and self.channels == 0:
       operand, scale = operand * scale.astype(dtype)[None, None], None
+    rounds = self.config.base_weights == "int8_products"
     outputs = product(
-      "bti,io->bto", operand, kernel, scale, self.output_dtype or dtype
+      "bti,io->bto",
+      operand,
+      kernel,
+      scale,
+      self.output_dtype or dtype,
+      is_rounded=rounds and self.channels == 1,  # Not in a head.
     )
     if self.use_bias:
       zeros = nn.initializers.zeros

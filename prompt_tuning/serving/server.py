@@ -23,7 +23,7 @@ from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from prompt_tuning.tuning_jobs.worker import Supervisor
+from prompt_tuning.tuning_jobs.worker import OF_MODEL, Supervisor
 from t5x.files import compilation_cache
 
 # Bytes in which a head must end; what arrives with it counts, too. `middleware`
@@ -157,7 +157,7 @@ def make_service(options: argparse.Namespace) -> Service:
     room=options.queue,
     patience=options.patience,
   )
-  model = pt.load(options.checkpoint, options.vocabulary, dtype=options.dtype)
+  model = pt.load(**{name: getattr(options, name) for name in OF_MODEL})
   metrics = Metrics()
   engine = Engine(model, settings, metrics.count_batch)
   base = options.name or model.name
@@ -169,8 +169,8 @@ def make_service(options: argparse.Namespace) -> Service:
       service.jobs = JobStore(options.jobs, base, model.fingerprint)
     except sqlite3.Error as error:
       raise ValueError(error) from error
-    names = "checkpoint", "vocabulary", "dtype", "jobs", "prompts", "submit"
-    flags = {name: getattr(options, name) for name in (*names, "option")}
+    names = *OF_MODEL, "jobs", "prompts", "submit", "option"
+    flags = {name: getattr(options, name) for name in names}
     flags |= {"fingerprint": model.fingerprint, "parent": os.getpid()}
     module = "prompt_tuning.tuning_jobs.worker"
     command = [sys.executable, "-m", module, json.dumps(flags)]

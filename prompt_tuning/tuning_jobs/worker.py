@@ -38,6 +38,9 @@ from prompt_tuning.tuning_jobs.jobs import Job
 from t5x.files import compilation_cache
 from t5x.runs import events
 
+# Flags of the server that are arguments of `pt.load`.
+OF_MODEL = ("checkpoint", "vocabulary", "dtype", "base_weights")
+
 # Below the server's priority, which answers meanwhile.
 _NICENESS = 10
 # About this many losses and scores make a job's curves.
@@ -153,7 +156,7 @@ def _load(flags: types.SimpleNamespace) -> pt.Model:
   Raises:
     ValueError: if it is not the model that the jobs were queued for.
   """
-  model = pt.load(flags.checkpoint, flags.vocabulary, dtype=flags.dtype)
+  model = pt.load(**{name: getattr(flags, name) for name in OF_MODEL})
   if flags.fingerprint not in (None, model.fingerprint):
     raise ValueError(
       f"{flags.checkpoint} has the fingerprint {model.fingerprint}, but the "

@@ -82,6 +82,15 @@ def test_operations_in_a_loop_count_every_time():
     assert costs.matrix_flops(jaxpr, decode_steps=7) == times * 2 * 8**3
 
 
+def test_a_bound_allows_for_the_rate_of_int8():
+  matrix = jax.ShapeDtypeStruct((8, 8), jnp.int8)
+  found = [
+    costs.matrix_flops(jax.make_jaxpr(lambda x, y: x @ y)(matrix, other))
+    for other in (matrix, matrix.update(dtype=jnp.float32))
+  ]
+  assert found == [8**3, 2 * 8**3]
+
+
 PROGRAM = """
 %body.1 (p: (s32[], bf16[2,4])) -> (s32[], bf16[2,4]) {
   %all-reduce.1 = bf16[2,4]{1,0} all-reduce(%x), to_apply=%add

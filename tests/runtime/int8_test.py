@@ -5,12 +5,14 @@ import functools
 import itertools
 
 from flax import traverse_util
+import gin
 import jax
 import numpy as np
 import pytest
 import seqio
 import tiny
 import tiny_decoder
+import tiny_gin
 
 import prompt_tuning as pt
 from prompt_tuning import prompts
@@ -23,7 +25,7 @@ from prompt_tuning.methods import lora
 from prompt_tuning.models import networks
 from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.training import actions
-from t5x import adafactor
+from t5x import adafactor, models, trainer
 from t5x.formats import int8, stacking, stored_arrays
 
 LADDER = "checkpoints/ladder_s/lm_100"
@@ -42,17 +44,20 @@ def test_memory_and_scores_of_a_pretrained_model():
   np.testing.assert_allclose(*scores, rtol=0.01)
 
 
+@pytest.mark.parametrize("held", ["int8", "int8_products"])
 @pytest.mark.parametrize(
   "kind", ["t5", pytest.param("decoder", marks=pytest.mark.slow)]
 )
-def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
+def test_gradients_of_methods_are_nearly_those_of_floats(
+  kind, held, tmp_path, base
+):
   path = base if kind == "t5" else tiny_decoder.save(tmp_path / "decoder")
   found, without_dropout = [], {"enable_dropout": False}
   prompt = functools.partial(prompts.Prompt, length=4)
   delta = functools.partial(lora.LowRankDelta, rank=2, alpha=2.0)
   method = Injections(prompt=prompt, delta=delta)
   arguments = INPUTS, np.pad(TARGETS, ((0, 0), (1, 0)))[:, :-1], TARGETS
-  for weights in (None, "int8"):
+  for weights in (None, held):
     model = pt.load(path, WORDS, base_weights=weights)
     module = networks.make(model.config, method)
     frozen = dict(model.in_memory.params)
@@ -73,10 +78,44 @@ def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
   def difference(x, y):
     return np.linalg.norm(x - y) / np.linalg.norm(x)
 
-  assert 0 < difference(logits, rounded_logits) < 0.03
+  most = 0.03 if held == "int8" else 0.06
+  assert 0 < difference(logits, rounded_logits) < most
   for name, x in gradient.items():
     most = 0.1 if name.endswith("/prompt") else 0.25
     assert difference(x, rounded[name]) < most, name
+
+
+@pytest.mark.parametrize(
+  ("macros", "of_int8"),
+  # 7 kernels in the encoder and 11 in the decoder; the head is not rounded.
+  [({}, 0), ({"BASE_WEIGHTS": "int8_products"}, 18)],
+)
+def test_a_binding_chooses_the_products_of_a_run(macros, of_int8, base):
+  tiny_gin.configure_files(
+    "train",
+    [
+      "gin/models/int8.gin",
+      "gin/methods/prompt_tuning.gin",
+      "gin/prompts/random_uniform.gin",
+    ],
+    ["PROMPT_LENGTH = 4"],
+    INITIAL_CHECKPOINT_PATH=base,
+    MODEL_DIR="none",
+    TASK_FEATURE_LENGTHS=None,
+    **macros,
+  )
+  model = gin.get_configurable(models.EncoderDecoderModel)()
+  batch, key = tiny.features(INPUTS, TARGETS), jax.random.key(0)
+  loop = tiny.make_trainer(trainer.Trainer, model, base=base)
+  state = loop.train_state
+  program = str(jax.make_jaxpr(model.loss_fn)(state.params, batch, key))
+  assert program.count("preferred_element_type=int32") == of_int8
+  before = jax.device_get((state.trainable, state.frozen))
+  loop.train_steps(iter([batch]), num_steps=1)
+  after = jax.device_get((loop.train_state.trainable, loop.train_state.frozen))
+  jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
+  prompts_ = [jax.tree.leaves(x[0]) for x in (before, after)]
+  assert (prompts_[0][0] != prompts_[1][0]).all()
 
 
 def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
@@ -104,8 +143,9 @@ def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
 
 
 @pytest.mark.slow
-def test_run_resumes_bit_for_bit_and_is_served(tmp_path, base):
-  model = tiny.make_model(base_weights="int8", scan_layers=True)
+@pytest.mark.parametrize("held", ["int8", "int8_products"])
+def test_run_resumes_bit_for_bit_and_is_served(held, tmp_path, base):
+  model = tiny.make_model(base_weights=held, scan_layers=True)
 
   def train(name, **overrides):
     folder = str(tmp_path / name)
@@ -119,7 +159,7 @@ def test_run_resumes_bit_for_bit_and_is_served(tmp_path, base):
   assert (stopped.status, parts.status) == ("interrupted", "finished")
   equal = np.testing.assert_array_equal
   jax.tree.map(equal, whole.train_state, parts.train_state)
-  loaded = pt.load(base, WORDS, base_weights="int8")
+  loaded = pt.load(base, WORDS, base_weights=held)
   frozen = traverse_util.flatten_dict(whole.train_state.frozen, sep="/")
   for name, x in stacking.take_apart(frozen).items():
     equal(x, loaded.in_memory.params[name])
@@ -161,7 +201,7 @@ def test_mistakes_are_named():
   model = tiny.make_model(adafactor.Adafactor(), base_weights="int8")
   with pytest.raises(ValueError, match=r"train in floats.*int8\.gin"):
     tiny.make_initializer(model)
-  with pytest.raises(ValueError, match="base_weights 'int8' or None, got 'x'"):
+  with pytest.raises(ValueError, match="'int8_products' or None, got 'x'"):
     tiny.config(base_weights="x")
   with pytest.raises(ValueError, match="finite weights"):
     int8.quantized(np.array([[1.0, np.nan]]), 0)

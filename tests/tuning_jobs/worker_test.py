@@ -58,7 +58,7 @@ def test_the_curve_of_a_job_has_about_a_hundred_losses(store, queue):
 def test_jobs_of_a_model_are_not_done_by_another(monkeypatch):
   model = types.SimpleNamespace(fingerprint="new")
   monkeypatch.setattr(worker.pt, "load", lambda *_, **__: model)
-  flags = types.SimpleNamespace(checkpoint="base", vocabulary="", dtype="")
+  flags = types.SimpleNamespace(**dict.fromkeys(worker.OF_MODEL, "base"))
   for flags.fingerprint in (None, "new"):
     assert worker._load(flags) is model
   flags.fingerprint = "old"
@@ -177,7 +177,7 @@ def test_worker_ends_with_its_server_or_when_it_is_told_to(
   monkeypatch.setattr(signal, "signal", handlers.__setitem__)
   monkeypatch.setattr(os, "nice", lambda _: None)
   monkeypatch.setattr(compilation_cache, "enable", lambda: None)
-  flags = dict.fromkeys(("checkpoint", "vocabulary", "dtype", "submit"))
+  flags = dict.fromkeys((*worker.OF_MODEL, "submit"))
   flags |= {"jobs": store.folder, "prompts": store.folder, "fingerprint": None}
   job = queue()
   # Its server ended before it began.
