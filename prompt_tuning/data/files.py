@@ -29,6 +29,7 @@ from prompt_tuning.data.sources import ExampleSource
 
 _HELD_OUT_SEED = 0
 _SHOWN = 8
+_FREE_TEXT = "--gin.LABELS=[], or labels=[] in Python"
 Example = dict[str, Any]
 
 
@@ -91,7 +92,8 @@ def read(
     train_file: A file or table as `row_files.read` takes it.
     validation_file: The same; without one, `held_out` of the train file.
     test_file: The same; its target column may be missing or empty.
-    input_columns: By default all but the target, "idx", "id" and "index".
+    input_columns: By default all but the target, "idx", "id", "index" and the
+      index of a data frame.
     target_column: By default the column called "target", "label",
       "completion", "answer", "output" or "class".
     labels: The legal targets; an empty list for free text. By default the
@@ -185,7 +187,7 @@ def _example(
   text, written = _input(row, inputs), ""
   if target is not None:
     where = f"{row.where}, column {target}"
-    written = targets.normalize(_target(row, target), where, "--gin.LABELS=[]")
+    written = targets.normalize(_target(row, target), where, _FREE_TEXT)
   return {"inputs": text, "targets": written, "idx": row.line}
 
 

@@ -22,9 +22,10 @@ from prompt_tuning import project_files
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 # Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
-# Names of target columns, and of columns that are neither input nor target.
+# Names of target columns, and of columns that are neither input nor target:
+# the last two are those of a data frame's index in a file and in a Dataset.
 _TARGETS = ("target", "label", "completion", "answer", "output", "class")
-_NOT_INPUTS = ("idx", "id", "index")
+_NOT_INPUTS = ("idx", "id", "index", "unnamed: 0", "__index_level_0__")
 # The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
 
@@ -120,7 +121,8 @@ def choose_columns(
   Args:
     rows: Split -> its rows.
     paths: Split -> its file.
-    inputs: By default all but the target, "idx", "id" and "index".
+    inputs: By default all but the target, "idx", "id", "index" and the index of
+      a data frame.
     target: By default the column called "target", "label", "completion",
       "answer", "output" or "class".
 
@@ -237,7 +239,7 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
           if not column:
             raise ValueError(
               f"{path}, line {line}: expected a name for each column, got none "
-              f"for column {number}."
+              f"for column {number}. Call it index, and it is no input."
             )
           if columns.index(column) != number - 1:
             raise ValueError(
@@ -248,7 +250,7 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
         raise ValueError(
           f"{path}, line {line}: expected {len(columns)} cells, "
           f"{', '.join(columns)}, got {len(cells)}. Put quotes around a cell "
-          'that has the delimiter in it: "...".'
+          f'that has {delimiter!r} in it: "...".'
         )
       named = dict(zip(columns, cells, strict=True))
       yield Row(f"{path}, line {line}", line, named)

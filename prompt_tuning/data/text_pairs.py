@@ -101,7 +101,7 @@ def make_targets(
   targets: Sequence[str],
   vocabulary: seqio.Vocabulary,
 ) -> Targets:
-  """Makes the targets of a task; warns if the vocabulary lacks some free text.
+  """Makes the targets of a task; warns of doubtful free text.
 
   Args:
     labels: The legal targets; empty where the target is free text. By default
@@ -114,6 +114,7 @@ def make_targets(
     ValueError: if a label is not a text, the vocabulary cannot write a label or
       writes two alike, or it can write no target at all.
   """
+  is_guess = labels is None
   labels = find_labels(targets) if labels is None else labels
   if others := [x for x in labels if not isinstance(x, str)]:
     raise ValueError(f"Expected labels to be texts, got {others[0]!r}.")
@@ -140,6 +141,15 @@ def make_targets(
       )
   if labels:
     return Targets(tuple(label_by_text), lambda text: write(_join_words(text)))
+  # Labels that occur too seldom look like free text.
+  if is_guess and all(len(x.split()) <= _SHORT_WORDS for x in targets):
+    logging.warning(
+      "%d rows have %d different targets. Labels are at most fifty, with four "
+      "rows each, so these are taken for free text. If they are labels, give "
+      "them: labels=[...] in Python, --gin.LABELS=\"['...']\" in training, "
+      "--labels=... in prompt-tuning eval. If not, give an empty list.",
+      *(len(targets), len({*targets})),
+    )
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
   if lost:
     text = (
@@ -236,15 +246,6 @@ def targets_of(
   given = {split: _checked(split, pairs) for split, pairs in splits.items()}
   first = [target for _, target in next(iter(given.values()))]
   targets = make_targets(labels, first, vocabulary)
-  is_short = all(len(x.split()) <= _SHORT_WORDS for x in first)
-  # Labels that occur too seldom look like free text.
-  if labels is None and not targets.labels and is_short:
-    logging.warning(
-      "%d pairs have %d different targets. Labels are at most fifty, with "
-      "four pairs each, so these are taken for free text. If they are "
-      "labels, give them: labels=[...]; if not, labels=[].",
-      *(len(first), len({*first})),
-    )
   return targets, {
     split: [
       (

@@ -1,12 +1,22 @@
 """The evaluator of seqio, with the average scores of whole benchmarks."""
 
 from concurrent import futures
+import logging as python_logging
 from typing import Any
 
+from absl import logging
 from etils import epath
 import seqio
 
 from prompt_tuning.data import metrics as metrics_lib
+
+# seqio warns of lengths that just fit, and without loggers. A run says itself
+# how many examples it cuts.
+_FALSE_ALARMS = ("Given sequence lengths *may be*", "'logger_cls' is empty")
+
+
+def _is_no_false_alarm(record: python_logging.LogRecord) -> bool:
+  return not str(record.msg).startswith(_FALSE_ALARMS)
 
 
 class Evaluator(seqio.Evaluator):
@@ -26,7 +36,12 @@ class Evaluator(seqio.Evaluator):
     if log_dir:
       # seqio's JSONLogger expects the folder; TensorBoard's would make it.
       epath.Path(log_dir).mkdir(parents=True, exist_ok=True)
-    super().__init__(mixture_or_task_name, *args, log_dir=log_dir, **kwargs)
+    logger = logging.get_absl_logger()
+    logger.addFilter(_is_no_false_alarm)
+    try:
+      super().__init__(mixture_or_task_name, *args, log_dir=log_dir, **kwargs)
+    finally:
+      logger.removeFilter(_is_no_false_alarm)
     self._name = seqio.get_mixture_or_task(mixture_or_task_name).name
 
   def evaluate(

@@ -304,7 +304,7 @@ class Checkpointer:
     if wrong:
       raise ValueError(
         f"{path} is of another run: {'; '.join(wrong[:5])}. Choose another "
-        "MODEL_DIR."
+        "folder."
       )
     axes = _flat(train_state_axes)
     targets = {

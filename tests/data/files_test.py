@@ -63,7 +63,11 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
   frame.to_parquet(tmp_path / "frame.parquet")
   path = reviews(tmp_path)
   expected = [x["targets"] for x in read(path).splits["train"]]
-  for data in (frame, Table(rows), str(tmp_path / "frame.parquet")):
+  indexed = [
+    frame.assign(**{name: range(40)})
+    for name in ("Unnamed: 0", "__index_level_0__")
+  ]
+  for data in (frame, Table(rows), str(tmp_path / "frame.parquet"), *indexed):
     assert files.is_data(data)
     found = read(data)
     assert [x["targets"] for x in found.splits["train"]] == expected
@@ -177,7 +181,7 @@ GOOD = "text,label\nx,good\ny,bad\n"
   [
     (
       *(GOOD, {"validation_file": "dev.csv", "labels": ["good", "bad"]}),
-      "dev.csv, line 2, column label: .*'great'",
+      "dev.csv, line 2, column label: .*'great'.*LABELS.*in Python",
     ),
     (GOOD, {"target_column": "stars"}, "r.csv, line 1: .* column stars"),
     (GOOD, {"input_columns": ["body"]}, "r.csv, line 1: .* column body"),
@@ -271,6 +275,8 @@ def test_lines_and_values(tmp_path):
   ("name", "text", "message"),
   [
     ("r.csv", b"a,b\n1,2\n1\n", r"r\.csv, line 3: expected 2 cells, a, b"),
+    ("r.csv", b"a|b\nx, y|2\n", r"expected 1 cells, .* that has ',' in it"),
+    ("r.csv", b",a,b\n0,1,2\n", "none for column 1. Call it index"),
     ("r.csv", b'a,b\n1,"2\n', "line 2: unexpected end"),
     ("r.csv", b"a,b\n1,\xff\n", r"line 2, the byte 0xff is not UTF-8. Save"),
     ("r.tsv", b"a\tb\n1\n", "line 2: expected 2 cells"),

@@ -52,6 +52,15 @@ def test_free_text_is_written_as_a_right_answer(ladder, caplog):
   assert "20 of 21 targets have characters" in caplog.text
 
 
+def test_few_short_targets_are_said_to_be_free_text(ladder, caplog):
+  """In files, tables and pairs alike."""
+  for labels, is_said in ((None, True), (["True"], False), ([], False)):
+    caplog.clear()
+    made = text_pairs.make_targets(labels, ["True", "False"], ladder)
+    assert made.labels == tuple(labels or ())
+    assert ("2 different targets" in caplog.text) == is_said
+
+
 @pytest.mark.parametrize(
   ("labels", "found", "message"),
   [

@@ -147,6 +147,25 @@ def test_average_of_the_eight_is_a_metric_of_the_mixture(tmp_path):
   assert json.loads(line) == {"step": 3, **average}
 
 
+def test_lengths_that_fit_and_missing_loggers_are_no_warnings(caplog):
+  vocabulary.of_model(seqio.ByteVocabulary())
+  converter = seqio.EncDecFeatureConverter(pack=False)
+  of_seqio = seqio.Evaluator("mini_cb", converter)
+  assert "'logger_cls' is empty" in caplog.text
+  shapes = of_seqio.model_feature_shapes
+  of_seqio.close()
+  (inputs,), (targets,) = (
+    shapes[x] for x in ("encoder_input_tokens", "decoder_target_tokens")
+  )
+  caplog.clear()
+  lengths = {"inputs": inputs, "targets": targets}
+  evaluation.Evaluator("mini_cb", converter, sequence_length=lengths).close()
+  assert not caplog.text
+  lengths = {"inputs": inputs + 1, "targets": targets}
+  evaluation.Evaluator("mini_cb", converter, sequence_length=lengths).close()
+  assert "longer than necessary" in caplog.text
+
+
 def test_there_is_no_average_of_less(tmp_path):
   assert set(_evaluate("mini_cb", tmp_path).result()) == {"mini_cb"}
 

@@ -289,17 +289,6 @@ def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
     pt.load(path, tiny_model.vocabulary)
 
 
-def test_few_pairs_of_short_targets_are_said_to_be_free_text(
-  tiny_model, caplog
-):
-  few = PAIRS[:2]
-  for labels, is_said in ((None, True), (LABELS, False), ([], False)):
-    caplog.clear()
-    found = text_pairs.make({"train": few}, tiny_model.vocabulary, labels)
-    assert found.labels == tuple(labels or ())
-    assert ("2 different targets" in caplog.text) == is_said
-
-
 def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
   base = tiny.save_base(tmp_path)
   with pytest.raises(ValueError, match="Expected one Sentence"):

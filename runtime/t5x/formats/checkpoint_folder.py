@@ -125,7 +125,7 @@ class CheckpointFolder:
     )
     raise ValueError(
       f"Every checkpoint in {self.path} is damaged: {listed}. Restore one from "
-      "a backup, or begin anew in another MODEL_DIR."
+      "a backup, or begin anew in another folder."
     )
 
 

@@ -156,7 +156,7 @@ class Plan:
         f"The run is to end at step {last}, but {self.model_dir} is at step "
         f"{step}: TRAIN_STEPS counts from pretraining step 0, "
         "TRAIN_STEPS_RELATIVE from the restored step. Give more steps, or "
-        "choose another MODEL_DIR."
+        "choose another folder."
       )
     return last
 

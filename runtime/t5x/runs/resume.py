@@ -156,7 +156,7 @@ class Earlier:
         f"{self._plan.model_dir} is over, {status} at step {step}, with "
         "other settings, there -> now: "
         f"{identity.describe(self._differences)}. Give more steps "
-        "(TRAIN_STEPS or TRAIN_STEPS_RELATIVE), or choose another MODEL_DIR."
+        "(TRAIN_STEPS or TRAIN_STEPS_RELATIVE), or choose another folder."
       )
     return status, is_recorded and self._record.get("step") == step
 
@@ -225,12 +225,12 @@ def restore(
   if before != now:
     raise ValueError(
       f"{plan.model_dir} was trained on the base model {before}, this one is "
-      f"{now}. Give its INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
+      f"{now}. Give its INITIAL_CHECKPOINT_PATH, or choose another folder."
     )
   if saved["task"] != info.task:
     raise ValueError(
       f"{plan.model_dir} was trained on {saved['task']}, this run is on "
-      f"{info.task}. Choose another MODEL_DIR."
+      f"{info.task}. Choose another folder."
     )
   info = info.resumed(saved, int(state.step))
   return state.replace(frozen=frozen), base, info
