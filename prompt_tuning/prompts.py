@@ -134,8 +134,8 @@ def class_labels(
   ) -> Array:
     if len(labels) > shape[0]:
       raise ValueError(
-        f"Got {len(labels)} class labels for a prompt of {shape[0]} "
-        f"positions. Lengthen it, --gin.PROMPT_LENGTH={len(labels)} or more, "
+        f"Got {len(labels)} class labels for a prompt of length {shape[0]}. "
+        f"Lengthen it, --gin.PROMPT_LENGTH={len(labels)} or more, "
         "or choose the labels, --gin.CLASS_LABELS='[...]'."
       )
     _check_width(means, shape)

@@ -68,7 +68,7 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
     (257, (20, 32), r"got 256.*gin\.prompts\..*vocab\.population_size=256"),
     (50, (20, 16), r"shape \[V, 16\]"),
     # The released code drops the labels that do not fit.
-    (LABELS, (3, 32), "5 class labels for a prompt of 3"),
+    (LABELS, (3, 32), "5 class labels for a prompt of length 3"),
     (["yes", "unheard of"], (3, 32), "'unheard of' .* of which 2 is unknown"),
     (["yes", ""], (3, 32), r"'' to have known pieces .* got \[\]"),
     (["yes"], (3, 16), r"shape \[V, 16\]"),

@@ -6,6 +6,7 @@ They yield problems: sentences with the mistake, its place and the remedy.
 from collections.abc import Collection, Iterable, Iterator, Sequence
 import difflib
 import os
+import re
 
 from t5x.configuration import arguments, reading, signatures
 from t5x.configuration.reading import Macro, suggestion
@@ -69,15 +70,43 @@ def missing(
     )
 
 
+def _of_files(paths: Sequence[str]) -> Iterator[tuple[str, reading.Binding]]:
+  """Yields the names of gin files, each with a binding of the file itself."""
+  for kind, files in reading.files_by_kind(paths).items():
+    for name in (f"gin/{kind}/{file}.gin" for file in files):
+      for x in reading.from_file(name, paths):
+        if isinstance(x, reading.Binding):
+          yield name, x
+
+
 def definers(macro: str, paths: Sequence[str]) -> list[str]:
   """Returns the gin files that define a macro themselves."""
-  return [
-    name
-    for kind, files in reading.files_by_kind(paths).items()
-    for name in (f"gin/{kind}/{file}.gin" for file in files)
-    for x in reading.from_file(name, paths)
-    if isinstance(x, reading.Binding) and not x.parameter and x.label == macro
-  ]
+  found = _of_files(paths)
+  return [name for name, x in found if not x.parameter and x.label == macro]
+
+
+def unregistered(error: str, paths: Sequence[str]) -> str:
+  """Returns the remedy for a function in a command that its files do not use.
+
+  Args:
+    error: gin's message, which quotes the function.
+    paths: Folders of gin files.
+  """
+  quoted = re.search(r"'@?(?:[^']*/)?([\w.]+)", error)
+  function = quoted[1] if quoted else ""
+  users: dict[str, str] = {}
+  for name, x in _of_files(paths):
+    for ref in reading.leaves(x.value):
+      if isinstance(ref, reading.Reference):
+        users.setdefault(ref.name.spelled, name)
+  if user := users.get(function):
+    return (
+      f" No gin file of this command uses {function}. {user} does: add "
+      f"--gin_file={user}."
+    )
+  return suggestion(difflib.get_close_matches(function, users)) or (
+    " A command can bind functions that its gin files use: add such a file."
+  )
 
 
 def unknown(
