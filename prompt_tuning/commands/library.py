@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> None:
     sources = [*prompt_library.candidates(target, sources)]
     if not sources:
       raise ValueError(
-        f"No prompt can serve {args.target}: none is of its frozen model and "
-        "of another data set."
+        f"No prompt to start {args.target} from: none has the same frozen "
+        "model and another data set."
       )
   table = prompt_library.table(sources, target)
   print(table.to_string(index=False, na_rep="-", float_format="{:.3f}".format))

@@ -223,7 +223,7 @@ def fields(
     "name": f"sweeps/{name or own_name}",
     "title": f"Sweep of {' and '.join(axis.title for axis in varied)}",
     "about": f"Swept from the command line:\n\n```sh\n{line}\n```\n",
-    "budget": "that of a run, as often as there are cells",
+    "budget": "that of one run for each cell",
     "launch": line,
     "grids": [{axis.name: list(axis.values) for axis in axes}],
     "values": {axis.name: axis.values for axis in axes if not axis.is_numeric},

@@ -64,14 +64,13 @@ def parse_gin_flags(
   except (AttributeError, NameError, ValueError) as e:
     text = " ".join(str(e).split())  # It names a name that does not exist.
     if "No configurable matching" in text:
-      text += "."
+      remedy = (
+        " Begin the gin file with `from __gin__ import dynamic_registration`, "
+        "and import the module of that name."
+      )
       if "In bindings string" in text:
-        text += checks.unregistered(text, gin_search_paths)
-      else:
-        text += (
-          " Begin the gin file with `from __gin__ import dynamic_registration`, "
-          "and import the module of that name."
-        )
+        remedy = checks.unregistered(text, gin_search_paths)
+      text += f".{remedy}"
     raise ValueError(text) from e
   finally:
     py_logging.disable(disabled)

@@ -73,6 +73,7 @@ BINDING = "--gin_bindings=X = 3"
   ("arguments", "message"),
   [
     (["--gin.X='a"], "X = 'a is not valid gin syntax"),
+    (["--gin.X=a,b"], "Strings are quoted: --gin.X=\"'a','b'\""),
     (["--gin.X=1,,2"], "X = ,2 is not valid gin"),
     (["--gin.X="], "X = is not valid gin syntax"),
     (["--gin.X=1,2,1"], "A value is there twice in 1, 2, 1"),

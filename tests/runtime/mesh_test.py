@@ -268,7 +268,7 @@ def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
     partitioner=_partitioner("TPU v4", (2, 2, 1), 1),
     **{f"{split}_dataset_cfg": cfg},
   )
-  with pytest.raises(ValueError, match="6 is not a multiple of the 4"):
+  with pytest.raises(ValueError, match=r"6 is not .* the 4 .* another BATCH"):
     run_data.bind(plan)
 
 

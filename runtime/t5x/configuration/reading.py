@@ -196,7 +196,9 @@ def from_text(text: str) -> list[Binding]:
 def _remedy(text: str) -> str:
   """Returns how to write a binding that gin cannot read."""
   name, _, value = (x.strip() for x in text.partition("="))
-  written = f"'{value.strip(chr(39))}'"
+  is_list = re.fullmatch(r"[\w./-]+(,[\w./-]+)+", value)
+  words = value.split(",") if is_list else [value.strip("'")]
+  written = ",".join(f"'{word}'" for word in words)
   reason = "Strings are quoted"
   if re.fullmatch(r"-?\d+,\d+", value):
     reason, written = "Numbers have a point", value.replace(",", ".")
