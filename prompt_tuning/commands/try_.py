@@ -20,8 +20,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"{model.name}. A line is an input; Ctrl-D ends.", file=sys.stderr)
   while True:
     try:
-      text = input("> " if is_terminal else "").strip()
-      if text:
+      # Spaces are part of an input, as they are in training.
+      text = input("> " if is_terminal else "")
+      if text.strip():
         print(*model.generate([text], prompt, args.max_length), flush=True)
     except (EOFError, KeyboardInterrupt):
       break

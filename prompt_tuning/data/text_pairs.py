@@ -41,6 +41,20 @@ def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   return () if is_free else tuple(sorted(counts))
 
 
+def check_ranked(labels: Sequence[str]) -> None:
+  """Checks that there are labels to rank.
+
+  Raises:
+    ValueError: if there is one, which would always be right, or none.
+  """
+  if len(labels) < 2:
+    raise ValueError(
+      "Ranking needs labels, two or more, got "
+      f"{', '.join(labels) or 'free text'}. Give them: labels=[...], or "
+      "--labels=... in prompt-tuning eval."
+    )
+
+
 def task_name(stem: str, content: Any) -> str:
   """Returns a name with a digest of the data.
 

@@ -216,8 +216,8 @@ def _check_examples(
   with errors.refusing("training_file"):
     targets, _ = text_pairs.targets_of(splits, vocabulary, settings.labels)
   with errors.refusing("hyperparameters"):
-    if settings.rank and not targets.labels:
-      raise ValueError("Ranking needs labels, and the targets are free text.")
+    if settings.rank:
+      text_pairs.check_ranked(targets.labels)
     chosen = tuning.Settings(length=settings.length, init=settings.init)
     tuning.initializer(service.engine.model, targets.labels, chosen)
 

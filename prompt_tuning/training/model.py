@@ -244,7 +244,7 @@ def _find(
 
   Raises:
     ValueError: if the arguments do not fit together, there is no such task, or
-      labels to rank are missing.
+      there are no two labels to rank.
   """
   if files.is_data(train) and (validation is None or files.is_data(validation)):
     data = files.read(train, validation, labels=labels, vocabulary=vocabulary)
@@ -291,8 +291,8 @@ def _find(
       with contextlib.suppress(ValueError):  # A user's own task has none.
         words = task_facts.class_words(name)
     found = text_pairs.PairTask(task, tuple(words), lengths)
-  if rank and not found.labels:
-    raise ValueError("Ranking needs labels, and the targets are free text.")
+  if rank:
+    text_pairs.check_ranked(found.labels)
   return found
 
 

@@ -1,5 +1,6 @@
 """Short commands, each run once: what they call is tested elsewhere."""
 
+import io
 import json
 from unittest import mock
 import zipfile
@@ -10,6 +11,7 @@ import pytest
 import prompt_tuning
 from prompt_tuning.commands import console
 from prompt_tuning.interop import t5_small
+from prompt_tuning.training import model as model_lib
 from prompt_tuning.training import one_command
 from t5x.planning import targets
 
@@ -26,6 +28,17 @@ def test_task_is_cached_once_and_shown(tmp_path, capsys):
   assert shown.startswith("ladder_cb, test split\n\nexamples   400\n")
   assert "Example 0" in shown
   assert "Example 1" not in shown
+
+
+def test_lines_are_tried_with_their_spaces(monkeypatch, capsys):
+  """A decoder's tokens of "film: " are not those of "film:"."""
+  model = mock.Mock()
+  model.generate.side_effect = lambda texts, *_: [repr(x) for x in texts]
+  monkeypatch.setattr(model_lib, "load_for", lambda *_: (model, None))
+  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
+  monkeypatch.setattr("sys.stdin", io.StringIO(" film: \n \n\nb"))
+  assert not console.main(["try", "prompt.safetensors"])
+  assert capsys.readouterr().out == "' film: '\n'b'\n"
 
 
 def test_incomplete_submission_is_refused(tmp_path):
