@@ -7,9 +7,10 @@ for each request), `equality` (answers under load against `t5x.infer`'s),
 `joining` (answers of 1 to 128 tokens, where requests join a running batch),
 `http` (wrk's clients against the engine in this process, and against PEFT),
 `load` (a server of ten thousand prompts at the highest sustainable rate, then
-at twice that), `many` (ten thousand prompts against one), `starts` (time and
-memory until a server answers). The first three ask the engine in this process,
-the others a server over HTTP; `http` needs wrk.
+at twice that), `many` (ten thousand prompts against one), `growing` (1 to
+10,000 prompts and 1 to 64 clients, drawn in `results/serving_growth_*.png`),
+`starts` (time and memory until a server answers). The first three ask the
+engine in this process, the others a server over HTTP; `http` needs wrk.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -32,7 +33,7 @@ import harness
 import prompt_tuning as pt
 from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
-from traffic import joining, load, many, mixed, over_http, starts
+from traffic import growing, joining, load, many, mixed, over_http, starts
 
 # Part -> the module that knows values of its record.
 _PARTS = {
@@ -42,6 +43,7 @@ _PARTS = {
   "http": over_http,
   "load": load,
   "many": many,
+  "growing": growing,
   "starts": starts,
 }
 _ROWS: dict[str, list[list[str]]] = tomllib.loads(
@@ -72,6 +74,11 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "many":
     sizes = (100, 2, 2.0) if args.quick else (args.prompts, 5, 10.0)
     return found | many.many(checkpoint, task, *sizes, folder)
+  if part == "growing":
+    prompts = [1, 10] if args.quick else [1, 10, 100, 1000, 10_000]
+    clients = [1, 4] if args.quick else [1, 2, 4, 8, 16, 32, 64]
+    sizes = (prompts, clients, 2.0 if args.quick else 15.0)
+    return found | growing.growing(checkpoint, task, *sizes, folder)
   return found | starts.starts(checkpoint, folder)
 
 
@@ -124,12 +131,19 @@ def main() -> None:
     for row in rows(record):
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
     if not args.quick:
-      model = args.checkpoint.removeprefix("checkpoints/").replace("/", "_")
+      model = _file_name(args.checkpoint)
       packages = ("torch", "transformers", "peft", "uvicorn")
       harness.write(f"serving/{part}_{model}", record, packages)
   if not args.quick:
-    text = page(harness.records("serving"))
-    (harness.RESULTS / "serving.md").write_text(text)
+    records = harness.records("serving")
+    (harness.RESULTS / "serving.md").write_text(page(records))
+    for record in (x for x in records if x["part"] == "growing"):
+      name = f"serving_growth_{_file_name(record['checkpoint'])}.png"
+      growing.draw(record).savefig(harness.RESULTS / name, dpi=110)
+
+
+def _file_name(checkpoint: str) -> str:
+  return checkpoint.removeprefix("checkpoints/").replace("/", "_")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import harness
 from peers import cases, report
 from reliability_parts import cases as reliability_cases
 from reliability_parts import damages, fuzz, mistakes, programs
+from traffic import growing
 
 
 def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():
@@ -82,6 +83,19 @@ def test_growth_is_drawn():
   above, below = page.axes
   assert above.lines[1].get_ydata().tolist() == [0.02, 0.16]
   assert below.lines[0].get_ydata().tolist() == [2.0, 16.0]
+
+
+def test_growth_of_a_server_is_drawn():
+  record = {"prompts": [1, 10], "clients": [1, 2], "rates_of_clients": [5, 9]}
+  record |= {
+    "start_seconds": [8, 9],
+    "megabytes": [700, 800],
+    "rates": [40, 30],
+  }
+  page = growing.draw(record)
+  drawn = [x.lines[0].get_ydata().tolist() for x in page.axes]
+  assert drawn == [[8, 9], [700, 800], [40, 30], [5, 9]]
+  assert page.axes[-1].lines[0].get_xdata().tolist() == [1, 2]
 
 
 def test_the_page_is_that_of_the_records():
