@@ -15,6 +15,7 @@ from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.inference.sampling import Sampling
+from t5x.files import kept_programs
 from t5x.formats import stored_arrays
 
 # A method of `Network`, its arguments after the parameters, and its keywords.
@@ -151,7 +152,7 @@ class CompiledPrograms:
     self.shapes = settings.shapes
     self._chunk = settings.chunk
     self._params = model.params
-    self._programs: dict[Any, Callable[..., Any]] = {}
+    self._programs: dict[Any, jax.stages.Compiled] = {}
 
   def compile(self, should_stop: Callable[[], bool]) -> None:
     """Compiles the programs of all shapes, several at a time.
@@ -160,7 +161,7 @@ class CompiledPrograms:
       should_stop: Called before each; True skips the rest.
     """
 
-    def compiled(call: _Call) -> Callable[..., Any] | None:
+    def compiled(call: _Call) -> jax.stages.Compiled | None:
       if should_stop():
         return None
       name, arguments, keywords = call
@@ -169,18 +170,34 @@ class CompiledPrograms:
         # The old state of decoding; its memory is used again.
         donate_argnums={"advance": 4, "join": 1}.get(name, ()),
       )
-      return program.lower(self._params, *arguments).compile()
+      return kept_programs.compile(
+        lambda: program.lower(self._params, *arguments),
+        self._description(call),
+        ("prompt_tuning", "t5x"),
+      )
 
-    wanted = {
-      _key(*call): call
-      for shape in self.shapes
-      for rows in self.shapes.rows_of(shape)
-      for call in self._calls(shape, rows)
-    }
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      found = zip(wanted, pool.map(compiled, wanted.values()), strict=True)
-      self._programs.update({key: x for key, x in found if x is not None})
+    for calls in self._encoding, self._beginning, self._continuing:
+      wanted = {
+        _key(*call): call
+        for shape in self.shapes
+        for rows in self.shapes.rows_of(shape)
+        for call in calls(shape, rows)
+      }
+      with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(compiled, wanted.values())
+        found = dict(zip(wanted, made, strict=True))
+      self._programs |= {key: x for key, x in found.items() if x is not None}
+      if None in found.values():  # It was stopped.
+        break
     stored_arrays.return_freed_memory()  # What compiling has taken.
+
+  def _description(self, call: _Call) -> str:
+    """Returns what tells a program from all others; see `kept_programs`."""
+    name, arguments, keywords = call
+    leaves, tree = jax.tree.flatten((self._params, *arguments))
+    types = [f"{x.dtype}{x.shape}" for x in leaves]
+    network = self.network.config, self.network.eos_id
+    return repr((name, keywords, network, types, str(tree)))
 
   def __len__(self) -> int:
     return len(self._programs)
@@ -190,45 +207,51 @@ class CompiledPrograms:
     program = self._programs[_key(name, arguments, keywords)]
     return program(self._params, *arguments)
 
-  def _calls(self, shape: Shape, B: int) -> Iterator[_Call]:
-    """Yields every call that a batch makes; others may make the same ones."""
-    tokens = _array(B, shape.length)
+  def _outputs(self, call: _Call) -> Any:
+    """Returns what a compiled call makes, as shapes."""
+    made = self._programs[_key(*call)].out_info
+    return jax.tree.map(lambda x: _array(*x.shape, dtype=x.dtype), made)
+
+  # What a batch of B rows calls first, then, and then again and again. Another
+  # batch may make the same calls.
+
+  def _encoding(self, shape: Shape, B: int) -> Iterator[_Call]:
     rows = _array(B)
-    inputs = (self.table.arrays, tokens, rows, rows)
+    inputs = (self.table.arrays, _array(B, shape.length), rows, rows)
     yield "encode", inputs, {}
-    encoded = jax.eval_shape(self.network.encode, self._params, *inputs)
+
+  def _beginning(self, shape: Shape, B: int) -> Iterator[_Call]:
+    (encode,) = self._encoding(shape, B)
+    inputs = (self._outputs(encode), _array(B, shape.length))
+    keywords = {"steps": shape.steps}
     if shape.kind == "rank":
       labels = PackedLabels(*[_array(B, shape.steps)] * 3)
-      yield "score", (encoded, tokens, labels), {}
+      yield "score", (*inputs, labels), {}
+    elif shape.kind == "beam":
+      yield "search", inputs, {**keywords, "beams": shape.beams}
+    else:
+      for all_rows in self.shapes.rows_of(shape):
+        if all_rows >= B:  # Rows may share inputs.
+          yield "begin", (*inputs, *[_array(all_rows)] * 2), keywords
+
+  def _continuing(self, shape: Shape, B: int) -> Iterator[_Call]:
+    first = next(self._beginning(shape, B))
+    if first[0] != "begin":
       return
-    keywords = {"steps": shape.steps}
-    if shape.kind == "beam":
-      yield "search", (encoded, tokens), {**keywords, "beams": shape.beams}
-      return
-    state, attended = jax.eval_shape(
-      functools.partial(self.network.begin, **keywords),
-      self._params,
-      encoded,
-      tokens,
-      rows,
-      rows,
-    )
+    begun = state, attended = self._outputs(first)
     for all_rows in self.shapes.rows_of(shape):
-      if all_rows >= B:  # Rows may share inputs.
-        more = _array(all_rows)
-        yield "begin", (encoded, tokens, more, more), keywords
       if all_rows > B and shape.steps > self._chunk:
         running = jax.tree.map(
-          lambda x, n=all_rows: _array(n, *x.shape[1:], dtype=x.dtype),
-          (state, attended),
+          lambda x, n=all_rows: _array(n, *x.shape[1:], dtype=x.dtype), begun
         )
-        yield "join", (running, (state, attended), rows), {}
+        yield "join", (running, begun, _array(B)), {}
     sampling = Sampling(
-      rows,
+      _array(B),
       _array(B, dtype=jnp.float32),
       *[_array(B, dtype=jnp.uint32)] * 2,
       _array(dtype=jnp.bool_),
     )
+    tokens = _array(B, shape.length)
     yield "advance", (attended, tokens, sampling, state, _array()), {}
 
 

@@ -123,14 +123,21 @@ def test_coldest_samples_are_the_likeliest_tokens(temperature):
 
 
 @pytest.fixture
-def programs():
-  """A mock that has the calls of compiled programs, and makes them."""
-  with mock.patch.object(
-    CompiledPrograms,
-    "__call__",
-    autospec=True,
-    side_effect=CompiledPrograms.__call__,
-  ) as programs:
+def programs(engine):
+  """A mock that has the calls of compiled programs, and makes them.
+
+  Batches have the same rows however busy the machine is.
+  """
+  with (
+    mock.patch.dict(engine._queue._seconds, clear=True),
+    mock.patch.object(engine._queue, "took"),
+    mock.patch.object(
+      CompiledPrograms,
+      "__call__",
+      autospec=True,
+      side_effect=CompiledPrograms.__call__,
+    ) as programs,
+  ):
     yield programs
 
 
@@ -201,6 +208,27 @@ def test_waiting_requests_join_running_ones(engine, prompts, programs):
   names = [call.args[1] for call in programs.call_args_list]
   assert names[:4] == ["encode", "begin", "advance", "encode"]
   assert "join" in names
+
+
+def test_programs_of_an_earlier_start_are_not_traced_again(
+  model, prompts, tmp_path
+):
+  shapes = Shapes(rows=(1, 2), lengths=(12,), steps=(5,), labels=(8,), beams=())
+  settings = Settings(shapes=shapes, longest_prompt=5, slots=1)
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  try:
+    with engine_lib.Engine(model, settings) as engine:
+      request = _request(engine, "abc", prompts[1], 5)
+      expected, number = _results(engine, [request]), len(engine._programs)
+    methods = ("encode", "begin", "join", "advance", "score")
+    refusals = {x: mock.Mock(side_effect=AssertionError) for x in methods}
+    again = engine_lib.Engine(model, settings)
+    with mock.patch.multiple(model.network, **refusals), again:
+      assert _results(again, [request]) == expected
+      assert len(again._programs) == number
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):

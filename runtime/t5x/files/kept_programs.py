@@ -1,0 +1,147 @@
+"""Compiled programs that are found again without being traced.
+
+JAX finds a compiled program by its lowered text, so every process traces and
+lowers it first, which takes most of the time until it runs. Here it is found by
+everything that text follows from: the description that the caller gives, the
+code of the packages that make it, JAX's version and settings, and the machine.
+A program of which any of these is different is another program.
+"""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import hashlib
+from importlib import metadata
+import os
+import pathlib
+import pickle
+import sys
+
+from absl import logging
+import jax
+from jax.experimental import serialize_executable
+import psutil
+
+from t5x.files import safe_files
+
+# Bytes of the folder; the least recently used programs go first.
+_MAX_SIZE = 1 << 30
+# They make programs, as the packages do.
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def compile(
+  lower: Callable[[], jax.stages.Lowered],
+  description: str,
+  packages: Sequence[str],
+) -> jax.stages.Compiled:
+  """Compiles a program for the first device, or reads it.
+
+  It is kept in the folder of `compilation_cache`, if that is on.
+
+  Args:
+    lower: Traces and lowers the program.
+    description: Says all that tells the program from others of this code, such
+      as its function, its arguments' shapes and what it closes over.
+    packages: The imported packages whose code makes the program.
+  """
+  cache = jax.config.jax_compilation_cache_dir
+  if not (cache and jax.config.jax_enable_compilation_cache) or "://" in cache:
+    return lower().compile()
+  code = _code(tuple(packages))
+  if code is None:
+    return lower().compile()
+  name = hashlib.sha256(
+    "\n".join([description, code, *_surroundings()]).encode()
+  )
+  file = pathlib.Path(cache, "kept", name.hexdigest())
+  if (program := _read(file)) is None:
+    program = lower().compile()
+    _keep(file, program)
+  return program
+
+
+@functools.cache
+def _code(packages: Sequence[str]) -> str | None:
+  """Returns a digest of code; None if it may not be what this process runs."""
+  digest = hashlib.sha256()
+  started = psutil.Process().create_time()
+  for package in packages:
+    folder = pathlib.Path(sys.modules[package].__path__[0])
+    for file in sorted(folder.rglob("*.py")):
+      if file.stat().st_mtime > started:
+        return None
+      content = file.read_bytes()
+      digest.update(
+        f"{package}/{file.relative_to(folder)} {len(content)}\n".encode()
+      )
+      digest.update(content)
+  return digest.hexdigest()
+
+
+def _surroundings() -> list[str]:
+  """Returns what programs depend on besides the packages' code."""
+  device = jax.local_devices()[0]
+  settings = sorted(jax.config.values.items())
+  facts = [
+    sys.version,
+    *(metadata.version(x) for x in _LIBRARIES),
+    *(os.environ.get(x, "") for x in _VARIABLES),
+    *(x for x in settings if "cache" not in x[0]),
+    (device.platform, device.device_kind, device.client.platform_version),
+    (jax.device_count(), os.cpu_count(), _processor()),
+  ]
+  return [repr(x) for x in facts]
+
+
+@functools.cache
+def _processor() -> str:
+  """Returns the name of the instructions that programs of a CPU may have."""
+  with contextlib.suppress(OSError):
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    # Of the first core; those of ARM are called features.
+    for line in lines:
+      if line.lower().startswith(("flags", "features")):
+        return line
+  return repr(os.uname())
+
+
+def _read(file: pathlib.Path) -> jax.stages.Compiled | None:
+  """Reads a program; None if it is not there, damaged, or not for this JAX."""
+  try:
+    content = file.read_bytes()
+  except OSError:
+    return None
+  digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+  if hashlib.sha256(content).digest() != digest:
+    return None
+  try:
+    program = serialize_executable.deserialize_and_load(
+      *pickle.loads(content), execution_devices=jax.local_devices()[:1]
+    )
+  except Exception as error:  # It is compiled instead, whatever the reason.
+    logging.info("A kept program cannot be read: %r.", error)
+    return None
+  with contextlib.suppress(OSError):
+    os.utime(file)
+  return program
+
+
+def _keep(file: pathlib.Path, program: jax.stages.Compiled) -> None:
+  """Writes a program, in place of the least recently used ones."""
+  try:
+    content = pickle.dumps(serialize_executable.serialize(program))
+  except (ValueError, NotImplementedError) as error:
+    logging.info("A program cannot be kept: %r.", error)
+    return
+  with contextlib.suppress(OSError):  # Such as a full disk.
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    safe_files.write(file, hashlib.sha256(content).digest() + content)
+    left = _MAX_SIZE
+    kept = [(x.stat(), x) for x in file.parent.iterdir()]
+    for status, other in sorted(kept, key=lambda x: -x[0].st_mtime):
+      left -= status.st_size
+      if left < 0:
+        other.unlink(missing_ok=True)
