@@ -10,7 +10,7 @@ import seqio
 
 from prompt_tuning.data import metrics as metrics_lib
 
-# seqio warns of lengths that just fit, of a decoder's, which are a token longer,
+# seqio warns of lengths that just fit, of a decoder's, which are a token more,
 # and of missing loggers. A run says itself how many examples it cuts.
 _FALSE_ALARMS = ("Given sequence lengths ", "'logger_cls' is empty")
 
