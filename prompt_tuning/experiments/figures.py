@@ -101,10 +101,11 @@ def _beside_paper(results: Results) -> Figure:
   is_ordered = layout.figure != "dots"
   for panel in panels:
     _add_grid(panel, "both" if is_ordered else "y")
+    is_labelled = is_ordered or panel.get_xlabel()
     if panel.get_legend_handles_labels()[1]:
       panel.legend(
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.28 if is_ordered else -0.1),
+        bbox_to_anchor=(0.5, -0.28 if is_labelled else -0.1),
         title=tables.heading(layout.rows),
         title_fontsize=7.5,
         ncols=2,
@@ -290,6 +291,7 @@ def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
         ha="center",
         fontsize=7.5,
       )
+  panel.set_xlabel(results.sheet.layout.x_label)
   panel.set_xticks(range(len(columns)), [*map(results.column_label, columns)])
   panel.set_xlim(-0.5, len(columns) - 0.5)
 

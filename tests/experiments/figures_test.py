@@ -26,7 +26,8 @@ def test_x_of_a_column_of_numbers_is_the_number(tmp_path):
 def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
   """The model is marked where it lies below what trains."""
   text = made_up.edited(
-    *(made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"dots"')),
+    *(made_up.ONE_SIZE, made_up.BY_TASK),
+    ('"lines"', '"dots"\nx_label = "Task"'),
     ("[values.task.wic]", "[values.task.wic]\nmajority = 35.0"),
     text=OURS,
   )
@@ -46,6 +47,7 @@ def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
   (panel,) = figures.draw(results).axes
   assert panel.get_ylim()[0] == 30
   assert [text.get_text() for text in panel.texts] == ["2"]
+  assert panel.get_xlabel() == "Task"
   _, labels = panel.get_legend_handles_labels()
   assert labels.count("Most frequent answer") == 1
 
