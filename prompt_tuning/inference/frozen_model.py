@@ -28,6 +28,7 @@ from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.types import DType
 from t5x import checkpoints
 from t5x.configuration import arguments
+from t5x.files import compilation_cache
 from t5x.formats import int8
 
 AnyPrompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
@@ -93,6 +94,9 @@ class FrozenModel:
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
 
+    Compiled programs are kept for later processes, as those of commands are;
+    see `t5x.files.compilation_cache`.
+
     Args:
       checkpoint: A folder of Hugging Face's, a model's name on its hub, a
         folder `checkpoint_<step>`, or one that holds such folders.
@@ -112,6 +116,7 @@ class FrozenModel:
         or the checkpoint has parameters of another method, which the model
         would ignore.
     """
+    compilation_cache.enable()
     base = checkpoints.open_checkpoint(str(checkpoint))
     if config is None:
       config = _config(base)

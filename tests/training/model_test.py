@@ -6,6 +6,7 @@ import pathlib
 import pydoc
 import threading
 import time
+from unittest import mock
 
 import gin
 import jax
@@ -287,6 +288,12 @@ def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
   )
   with pytest.raises(ValueError, match="it also has encoder/prompt/prompt"):
     pt.load(path, tiny_model.vocabulary)
+
+
+def test_programs_are_kept_as_those_of_commands_are(tiny_model):
+  with mock.patch("t5x.files.compilation_cache.enable") as enable:
+    pt.load(tiny_model.checkpoint, tiny_model.vocabulary)
+  enable.assert_called_once_with()
 
 
 def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
