@@ -248,17 +248,20 @@ def _hand_over(
       tuple(zip(*likeliest, strict=True)),
     )
 
-  if request.on_token is not None:
-    try:
+  is_over = is_ended or end == request.max_tokens
+  try:
+    if request.on_token is not None:
       for step in range(done, end):
         request.on_token(token(step))
-    except Exception as error:  # The caller's; the batch has other requests.
-      ticket.finish(error)
-  if is_ended or end == request.max_tokens:
+    if request.is_enough is not None:
+      is_over = is_over or request.is_enough(ids[:end].tolist())
+  except Exception as error:  # The caller's; the batch has other requests.
+    ticket.finish(error)
+  if is_over:
     ticket.finish(
       Generated(
         tuple(token(step) for step in range(end)),
-        "stop" if is_ended else "length",
+        "stop" if is_ended or end < request.max_tokens else "length",
         float(log_probs[: end + is_ended].sum()),
       )
     )

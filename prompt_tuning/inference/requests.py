@@ -145,6 +145,8 @@ class Generation(Request):
     top_log_probs: Number of likeliest tokens to return at each step.
     on_token: Called in the engine's thread with every new token; None if only
       the whole answer is wanted. An error that it raises ends the request.
+    is_enough: Called in the engine's thread with the tokens so far, after every
+      few; True ends the answer. As for its errors, see `on_token`.
   """
 
   max_tokens: int
@@ -154,6 +156,7 @@ class Generation(Request):
   num_beams: int = 0
   top_log_probs: int = 0
   on_token: Callable[["Token"], None] | None = None
+  is_enough: Callable[[Sequence[int]], bool] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +196,8 @@ class Generated:
   Attributes:
     tokens: Without the end of sequence. After a beam search, their log
       probabilities are NaN.
-    finish_reason: "stop" if the model ended it, "length" if max_tokens did.
+    finish_reason: "length" if max_tokens ended it, "stop" if the model or
+      `is_enough` did.
     score: The log probability of the answer, in nats; after a beam search,
       divided by the brevity penalty.
   """

@@ -132,7 +132,11 @@ async def _answer(
 ) -> EventStream | dict[str, Any]:
   """Generates answers, whole or as a stream."""
   prompt = await service.prompt(body.model)
+  vocabulary = service.engine.model.vocabulary
   stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+  stops = [x for x in stops if x]
+  # A stream ends its rows itself.
+  may_end = bool(stops) and not body.stream
   seed = random.getrandbits(32) if body.seed is None else body.seed % 2**32
   most = max(service.engine.settings.shapes.steps)
   if body.num_beams and body.n > 1:
@@ -150,12 +154,12 @@ async def _answer(
       choice=i * body.n + j,
       num_beams=body.num_beams,
       top_log_probs=body.top or 0,
+      is_enough=Answer(vocabulary, stops).has_stop if may_end else None,
     )
     for i, tokens in enumerate(inputs)
     for j in range(body.n)
   ]
-  vocabulary = service.engine.model.vocabulary
-  answers = [Answer(vocabulary, [x for x in stops if x]) for _ in rows]
+  answers = [Answer(vocabulary, stops) for _ in rows]
   head = {
     "id": f"cmpl-{random.randbytes(12).hex()}",
     "object": body.chunk if body.stream else body.kind,

@@ -57,6 +57,11 @@ class Answer:
     text, self.was_cut = self._whole(tokens)
     return text
 
+  def has_stop(self, ids: Sequence[int]) -> bool:
+    """Returns whether the text of tokens contains a stop sequence."""
+    text = self.vocabulary.decode(ids)
+    return any(stop in text for stop in self.stops)
+
   def _whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
     """Returns the text, and whether a stop sequence cut it."""
     text = self.vocabulary.decode([token.id for token in tokens])

@@ -129,6 +129,28 @@ def test_openai_s_client_streams_every_token(client):
   assert counts[1] < counts[0]
 
 
+def test_stop_ends_the_decoding_of_a_whole_answer(service, monkeypatch):
+  """Its row is then free for other requests."""
+  tickets, submit = [], service.engine.submit
+
+  def noted(requests):
+    tickets[:] = submit(requests)
+    return tickets
+
+  monkeypatch.setattr(service.engine, "submit", noted)
+  body = {"prompt": ["hello", "abc"], "max_tokens": 8, "logprobs": 0}
+  whole, other = served.complete(service, **body).json()["choices"]
+  stop = whole["text"][0]
+  cut, same = served.complete(service, **body, stop=stop).json()["choices"]
+  assert (cut["text"], cut["finish_reason"]) == ("", "stop")
+  assert same == other
+  made = cut["logprobs"]["tokens"]
+  assert made == whole["logprobs"]["tokens"][: len(made)]
+  assert made[-1] == stop
+  # The engine looks after every third token.
+  assert [len(ticket.result().tokens) for ticket in tickets] == [6, 8]
+
+
 def test_labels_have_probabilities(service, prompts):
   labels = ["yes", "no"]
   body = {"model": "prompt_2", "prompt": ["abc", "x"], "labels": labels}
