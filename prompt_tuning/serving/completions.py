@@ -133,8 +133,7 @@ async def _answer(
   """Generates answers, whole or as a stream."""
   prompt = await service.prompt(body.model)
   vocabulary = service.engine.model.vocabulary
-  stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-  stops = [x for x in stops if x]
+  stops = [x for x in body.stop if x]
   # A stream ends its rows itself.
   may_end = bool(stops) and not body.stream
   seed = random.getrandbits(32) if body.seed is None else body.seed % 2**32

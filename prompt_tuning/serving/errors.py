@@ -126,14 +126,20 @@ def api_error(error: BaseException) -> ApiError:
       return ApiError(409, str(error), "file_in_use")
     case RequestValidationError():
       first = error.errors()[0]
-      if first["type"] == "json_invalid":
-        return invalid("Expected a JSON body.")
-      place = [x for x in first["loc"] if x not in ("body", "query")]
-      # After the fields, pydantic adds indices of items and kinds of unions.
+      # The body of another content type is bytes.
+      if first["type"] == "json_invalid" or isinstance(first["input"], bytes):
+        return invalid(
+          "Expected a JSON body with Content-Type application/json."
+        )
+      # Without "body" or "query", and without the indices of items.
+      place = [x for x in first["loc"][1:] if isinstance(x, str)]
+      # After the fields, pydantic adds the kinds of unions.
       bodies = schemas.Schema.__subclasses__()
       fields = {name for body in bodies for name in body.model_fields}
+      if first["type"] == "extra_forbidden":
+        fields.add(place[-1])
       inner = itertools.takewhile(fields.__contains__, place[1:])
-      name = ".".join(map(str, [*place[:1], *inner])) or None
+      name = ".".join([*place[:1], *inner]) or None
       return invalid(f"{name or 'body'}: {first['msg']}.", name)
     case HTTPException(status_code=status):
       code = "not_found" if status == 404 else "invalid_request"

@@ -78,7 +78,11 @@ class Generating(Schema):
   n: int = pydantic.Field(1, ge=1, le=128)
   seed: int | None = None
   # OpenAI's maximum: the server looks for each after every token.
-  stop: Text | Annotated[list[Text], pydantic.Field(max_length=4)] | None = None
+  stop: Annotated[
+    list[Text],
+    pydantic.Field(max_length=4),
+    pydantic.BeforeValidator(lambda x: [x] if isinstance(x, str) else x),
+  ] = []
   stream: bool = False
   stream_options: StreamOptions | None = None
   user: str | None = None

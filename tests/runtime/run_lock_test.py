@@ -39,10 +39,12 @@ def test_second_run_is_told_who_holds_the_folder(tmp_path):
       pytest.raises(
         ValueError,
         match=rf"MODEL_DIR='.*' is in use .*process {os.getpid()} on .* since ",
-      ),
+      ) as raised,
       run_lock.RunLock(str(tmp_path), "MODEL_DIR"),
     ):
       pass
+    # By which a worker tries its job again.
+    assert isinstance(raised.value.__cause__, OSError)
     # Another part of the folder is free.
     with run_lock.RunLock(str(tmp_path), "OUTPUT_DIR", "part-1"):
       pass

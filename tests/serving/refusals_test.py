@@ -125,6 +125,16 @@ def test_requests_are_refused(service):
     assert param in ([], [blamed]), message
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
+def test_body_of_another_type_is_refused(service, kind):
+  """As `curl --data` sends it."""
+  content, headers = json.dumps(GOOD), {"content-type": kind}
+  response = served.send(
+    service, "POST", COMPLETIONS, content=content, headers=headers
+  )
+  served.check_error(response, 400, "with Content-Type application/json")
+
+
 def test_uploads_are_refused(service, engine):
   def safetensors(**changes):
     metadata = {

@@ -217,12 +217,13 @@ class RunLock:
     """Takes the lock, after waiting while its holder may be gone.
 
     Raises:
-      ValueError: if another run holds it.
+      ValueError: if another run holds it. Its cause is an OSError, because a
+        later attempt may succeed.
       OSError: if the folder cannot be written.
     """
     problem = self._take() if self._is_first else None
     if problem := multihost.from_first_process(problem):
-      raise ValueError(problem)
+      raise ValueError(problem) from filelock.Timeout(self._path)
     return self
 
   def __exit__(self, *error) -> None:
