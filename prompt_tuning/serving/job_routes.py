@@ -240,7 +240,9 @@ def _settings(
     if not is_right:
       raise errors.invalid(f"Expected {expected}.", f"hyperparameters.{name}")
 
-  check(length <= longest, "length", f"at most {longest}, got {length}")
+  check(
+    length <= longest, "length", f"a length of at most {longest}, got {length}"
+  )
   check(
     batch_size <= pairs,
     "batch_size",
