@@ -161,34 +161,38 @@ class CompiledPrograms:
       should_stop: Called before each; True skips the rest.
     """
 
-    def compiled(call: _Call) -> jax.stages.Compiled | None:
-      if should_stop():
-        return None
-      name, arguments, keywords = call
-      program = jax.jit(
-        functools.partial(getattr(self.network, name), **keywords),
-        # The old state of decoding; its memory is used again.
-        donate_argnums={"advance": 4, "join": 1}.get(name, ()),
-      )
-      return kept_programs.compile(
-        lambda: program.lower(self._params, *arguments),
-        self._description(call),
-        ("prompt_tuning", "t5x"),
-      )
+    with (
+      kept_programs.keeping("prompt_tuning", "t5x") as compile_or_read,
+      concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
 
-    for calls in self._encoding, self._beginning, self._continuing:
-      wanted = {
-        _key(*call): call
-        for shape in self.shapes
-        for rows in self.shapes.rows_of(shape)
-        for call in calls(shape, rows)
-      }
-      with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = pool.map(compiled, wanted.values())
-        found = dict(zip(wanted, made, strict=True))
-      self._programs |= {key: x for key, x in found.items() if x is not None}
-      if None in found.values():  # It was stopped.
-        break
+      def compiled(call: _Call) -> jax.stages.Compiled | None:
+        if should_stop():
+          return None
+        name, arguments, keywords = call
+        program = jax.jit(
+          functools.partial(getattr(self.network, name), **keywords),
+          # The old state of decoding; its memory is used again.
+          donate_argnums={"advance": 4, "join": 1}.get(name, ()),
+        )
+        return compile_or_read(
+          lambda: program.lower(self._params, *arguments),
+          self._description(call),
+        )
+
+      for calls in self._encoding, self._beginning, self._continuing:
+        wanted = {
+          _key(*call): call
+          for shape in self.shapes
+          for rows in self.shapes.rows_of(shape)
+          for call in calls(shape, rows)
+        }
+        found = dict(
+          zip(wanted, pool.map(compiled, wanted.values()), strict=True)
+        )
+        self._programs |= {k: x for k, x in found.items() if x is not None}
+        if None in found.values():  # It was stopped.
+          break
     stored_arrays.return_freed_memory()  # What compiling has taken.
 
   def _description(self, call: _Call) -> str:

@@ -17,21 +17,28 @@ X = np.arange(3, dtype=np.float32)
 @pytest.fixture
 def folder(tmp_path):
   """The folder of the programs, while JAX's cache is in another place."""
+  jax.jit(lambda: 0)()  # Has JAX open it there.
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", str(tmp_path))
   yield tmp_path / "kept"
   jax.config.update("jax_compilation_cache_dir", before)
 
 
+def _lowered():
+  # Another function each time: JAX has not compiled it in this process.
+  program = jax.jit(lambda x, y: {"sum": x + y}, donate_argnums=0)
+  return program.lower(X, X)
+
+
 @pytest.fixture
 def lower():
   """Lowers a program that gives its argument's memory to its result."""
-  program = jax.jit(lambda x, y: {"sum": x + y}, donate_argnums=0)
-  return mock.Mock(side_effect=lambda: program.lower(X, X))
+  return mock.Mock(side_effect=_lowered)
 
 
 def compiled(lower, description="sum", packages=("t5x",)):
-  program = kept_programs.compile(lower, description, packages)
+  with kept_programs.keeping(*packages) as compile_or_read:
+    program = compile_or_read(lower, description)
   x = jnp.array(X)
   assert program(x, X)["sum"].tolist() == [0, 2, 4]
   assert x.is_deleted()
@@ -113,6 +120,16 @@ def test_the_least_recently_used_go(folder, lower, monkeypatch):
   assert compiled(lower, "d") == 4
   assert len([*folder.iterdir()]) == 2
   assert [compiled(lower, name) for name in "adb"] == [4, 4, 5]
+
+
+def test_what_jax_has_read_itself_is_not_kept(folder, lower):
+  """On a CPU, it would be written without some of its functions."""
+  program = jax.jit(lambda x, y: {"sum": x - -y}, donate_argnums=0)
+  lower.side_effect = lambda: program.lower(X, X)
+  lower().compile()  # JAX keeps it.
+  jax.clear_caches()
+  assert [compiled(lower) for _ in range(2)] == [2, 3]
+  assert not folder.exists()
 
 
 @pytest.mark.parametrize("cache", [None, "gs://bucket/cache"])

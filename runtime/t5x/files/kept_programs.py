@@ -5,9 +5,12 @@ lowers it first, which takes most of the time until it runs. Here it is found by
 everything that text follows from: the description that the caller gives, the
 code of the packages that make it, JAX's version and settings, and the machine.
 A program of which any of these is different is another program.
+
+What XLA has compiled can be kept. What JAX has read from its own cache cannot:
+a program of a CPU is then written without some of its functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
 import hashlib
@@ -16,6 +19,7 @@ import os
 import pathlib
 import pickle
 import sys
+import threading
 
 from absl import logging
 import jax
@@ -30,37 +34,70 @@ _MAX_SIZE = 1 << 30
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+# Events of JAX's own cache.
+_ASKED = "/jax/compilation_cache/compile_requests_use_cache"
+_READ = "/jax/compilation_cache/cache_hits"
+CompileFn = Callable[
+  [Callable[[], jax.stages.Lowered], str], jax.stages.Compiled
+]
+# The events of each thread since it began to compile a program.
+_of_thread = threading.local()
 
 
-def compile(
-  lower: Callable[[], jax.stages.Lowered],
-  description: str,
-  packages: Sequence[str],
-) -> jax.stages.Compiled:
-  """Compiles a program for the first device, or reads it.
+@contextlib.contextmanager
+def keeping(*packages: str) -> Iterator[CompileFn]:
+  """Keeps programs in the folder of `compilation_cache`, if that is on.
 
-  It is kept in the folder of `compilation_cache`, if that is on.
+  JAX itself keeps none meanwhile, so that it has none to read.
 
   Args:
-    lower: Traces and lowers the program.
-    description: Says all that tells the program from others of this code, such
-      as its function, its arguments' shapes and what it closes over.
-    packages: The imported packages whose code makes the program.
+    *packages: The imported packages whose code makes the programs.
+
+  Yields:
+    A function that compiles a program for the first device, or reads it. Its
+    arguments trace and lower the program, and say all that tells it from others
+    of this code, such as its function, the shapes of its arguments and what it
+    closes over.
   """
-  cache = jax.config.jax_compilation_cache_dir
-  if not (cache and jax.config.jax_enable_compilation_cache) or "://" in cache:
-    return lower().compile()
-  code = _code(tuple(packages))
+  cache, name = jax.config.jax_compilation_cache_dir, _LEAST_SECONDS
+  is_on = cache and jax.config.jax_enable_compilation_cache
+  code = _code(packages) if is_on and "://" not in cache else None
   if code is None:
-    return lower().compile()
-  name = hashlib.sha256(
-    "\n".join([description, code, *_surroundings()]).encode()
-  )
-  file = pathlib.Path(cache, "kept", name.hexdigest())
+    yield lambda lower, description: lower().compile()
+    return
+  seconds = getattr(jax.config, name)
+  jax.config.update(name, float("inf"))
+  try:
+    yield functools.partial(_compile, pathlib.Path(cache, "kept"), code)
+  finally:
+    jax.config.update(name, seconds)
+
+
+def _compile(
+  folder: pathlib.Path,
+  code: str,
+  lower: Callable[[], jax.stages.Lowered],
+  description: str,
+) -> jax.stages.Compiled:
+  facts = "\n".join([description, code, *_surroundings()])
+  file = folder / hashlib.sha256(facts.encode()).hexdigest()
   if (program := _read(file)) is None:
-    program = lower().compile()
-    _keep(file, program)
+    lowered = lower()
+    _of_thread.events = set()
+    program = lowered.compile()
+    # Without a question, JAX had it in memory.
+    if {_ASKED, _READ} & _of_thread.events == {_ASKED}:
+      _keep(file, program)
   return program
+
+
+def _listen(event: str, **_: str | int) -> None:
+  if hasattr(_of_thread, "events"):
+    _of_thread.events.add(event)
+
+
+jax.monitoring.register_event_listener(_listen)
 
 
 @functools.cache
