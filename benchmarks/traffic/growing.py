@@ -93,6 +93,6 @@ def draw(record: Mapping[str, Any]) -> figure.Figure:
   last.set_xticks(record["clients"], record["clients"])
   last.set(xlabel=f"clients, {_PROMPTS} prompts", ylabel="requests a second")
   for panel in (*panels, last):
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.1 * max(panel.lines[0].get_ydata()))
     panel.grid(alpha=0.3)
   return page

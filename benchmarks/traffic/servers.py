@@ -229,7 +229,7 @@ class Traffic:
           await self._send(client)
 
       await asyncio.gather(*(one() for _ in range(clients)))
-    return len(self._done) / seconds
+    return sum(status == 200 for _, status in self._done) / seconds
 
   async def _send(self, client: aiohttp.ClientSession) -> None:
     text = self._texts[int(self._rng.integers(len(self._texts)))]
