@@ -14,7 +14,6 @@ import platform
 import random
 import subprocess
 import threading
-import time
 from typing import NamedTuple
 from unittest import mock
 
@@ -201,10 +200,11 @@ def in_place_of_googles() -> Iterator[Line]:
 
 def _make(line: Line, name: str) -> None:
   content = json.dumps({"name": name}).encode(), {"Content-Type": "text/json"}
-  for _ in range(600):
+
+  def is_made() -> bool:
     with contextlib.suppress(OSError):  # It is not up yet.
       status, *_ = line.answer("POST", "/storage/v1/b?project=tests", *content)
-      assert status == 200
-      return
-    time.sleep(0.05)
-  raise TimeoutError("There is no server of Cloud Storage.")
+      return status == 200
+    return False
+
+  started.wait(is_made)

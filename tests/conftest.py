@@ -42,3 +42,11 @@ def _own_process():
   logging.set_verbosity(_VERBOSITY)
   yield
   gin.clear_config()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+  """A tiny base model, not to be changed."""
+  import tiny  # What it needs takes seconds to import.
+
+  return tiny.save_base(tmp_path_factory.mktemp("base"))

@@ -12,11 +12,6 @@ from prompt_tuning.inference.requests import TunedPrompt
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="session")
 def model(base):
   return pt.load(base, vocabulary=seqio.ByteVocabulary())
 

@@ -9,6 +9,7 @@ together.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -210,7 +211,36 @@ def prompts(_, out, base, *names):
       gin.get_configurable(tiny_gin.PROGRAMS[program])()
 
 
-JOBS = {fn.__name__: fn for fn in (compare, take_turns, go_on, stop, prompts)}
+def read(base, _):
+  """Reads a model, each array divided by its last axis among the processes.
+
+  The line is JSON: the fingerprint, and parameter -> [[start, stop] of the last
+  axis, SHA-256 of that part].
+  """
+  checkpoint = checkpoints.open_checkpoint(base)
+  mesh = jax.make_mesh((jax.device_count(),), ("part",))
+
+  def sharding(shape):
+    axes = [None] * (len(shape) - 1) + ["part"]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+  found = checkpoint.read(
+    {
+      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x.shape))
+      for name, x in checkpoint.arrays.items()
+    }
+  )
+  parts = {}
+  for name, array in found.items():
+    (shard,) = array.addressable_shards
+    part = shard.index[-1]
+    digest = hashlib.sha256(np.asarray(shard.data).tobytes()).hexdigest()
+    parts[name] = [[part.start or 0, part.stop], digest]
+  print(json.dumps({"fingerprint": checkpoint.fingerprint, "parts": parts}))
+
+
+FUNCTIONS = compare, take_turns, go_on, stop, prompts, read
+JOBS = {fn.__name__: fn for fn in FUNCTIONS}
 
 
 def main(argv):

@@ -9,7 +9,6 @@ import importlib.util
 import io
 import json
 import signal
-import socket
 import types
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import seqio
+import started
 import tiny
 import tiny_decoder
 
@@ -280,8 +280,7 @@ def test_notebook_from_a_folder_to_a_served_prompt(folder, files, monkeypatch):
   (folder / "flan-t5-base").mkdir()
   for name, content in files.items():
     (folder / "flan-t5-base" / name).write_bytes(content)
-  with socket.create_server(("127.0.0.1", 0)) as free:
-    port = str(free.getsockname()[1])
+  port = started.free_address().partition(":")[2]
   path = documented.ROOT / "docs" / "flan_t5_to_server.ipynb"
   names: dict[str, Any] = {}
   for cell in json.loads(path.read_text())["cells"]:

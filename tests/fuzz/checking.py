@@ -13,11 +13,26 @@ import re
 import tempfile
 import time
 
-from fuzz import mutations
-from fuzz.readers import READERS, Reader
+from fuzz import (
+  data_readers,
+  experiments_readers,
+  models_readers,
+  mutations,
+  server_readers,
+  trainer_readers,
+)
+from fuzz.reader import Reader
 import hypothesis
 from hypothesis import configuration
 
+# Every reader of bytes from outside, with a small good file for each.
+READERS: dict[str, Reader] = {
+  **trainer_readers.READERS,
+  **models_readers.READERS,
+  **data_readers.READERS,
+  **server_readers.READERS,
+  **experiments_readers.READERS,
+}
 SECONDS = 10.0
 # Bytes beyond twice the file's size.
 MEMORY = 100 * 2**20

@@ -3,7 +3,6 @@
 import sys
 
 from fuzz import checking
-from fuzz.readers import READERS
 import pytest
 
 # Orbax leaves reads behind when one of them fails.
@@ -52,7 +51,7 @@ CORPUS: dict[str, list[bytes]] = {
     pytest.param(300, checking.SEED + 1, marks=pytest.mark.slow),
   ],
 )
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", checking.READERS)
 def test_mutations(tmp_path, name, examples, seed):
   counts = checking.Counts()
   checking.check(name, tmp_path, examples, seed, counts)
@@ -64,6 +63,6 @@ def test_mutations(tmp_path, name, examples, seed):
   [(name, data) for name, found in CORPUS.items() for data in found],
 )
 def test_contents_that_once_failed(tmp_path, name, data):
-  reader = READERS[name]
+  reader = checking.READERS[name]
   path = tmp_path / reader.make(tmp_path)
   checking.check_one(reader, path, data, checking.Counts())

@@ -26,12 +26,7 @@ def _batch(vocabulary, label=None):
   targets = np.zeros((len(TEXTS), tiny.LENGTHS["targets"]), np.int32)
   if label is not None:
     targets[:] = padded([label], tiny.LENGTHS["targets"])
-  return {
-    "encoder_input_tokens": padded(TEXTS, tiny.LENGTHS["inputs"]),
-    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-    "decoder_target_tokens": targets,
-    "decoder_loss_weights": np.float32(targets > 0),
-  }
+  return tiny.features(padded(TEXTS, tiny.LENGTHS["inputs"]), targets)
 
 
 def _rank(model, params, **arguments):

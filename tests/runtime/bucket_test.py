@@ -282,10 +282,10 @@ def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   folder = t5x_folders.write_v3(tmp_path, tiny.BASE_STEP, arrays, "gcs")
   path = f"{ROOT}/public/checkpoint_{tiny.BASE_STEP}"
   storage.file_system(ROOT).put(folder, path, recursive=True)
-  address = started.free_address()
+  job, address = '[["read", ""]]', started.free_address()
   lines = started.last_lines(
     [
-      started.start("reading_process.py", [path, address, 2, index], devices=1)
+      started.start("on_mesh.py", [path, job, address, 2, index], devices=1)
       for index in range(2)
     ]
   )

@@ -1,10 +1,9 @@
 """Compiled programs are kept from one process to the next."""
 
+from concurrent import futures
 import json
 import os
 import re
-import subprocess
-import sys
 import types
 
 import pytest
@@ -35,36 +34,24 @@ print(json.dumps({"folder": folder, "numbers": numbers, **counts}))
 """
 
 
-def _run(home, **environment):
-  return subprocess.Popen(
-    [sys.executable, "-c", PROGRAM],
-    env={
-      **started.plain_environment(),
-      "JAX_PLATFORMS": "cpu",
-      "XDG_CACHE_HOME": str(home),
-      **environment,
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def _said(process):
-  out, errors = process.communicate(timeout=120)
-  assert process.returncode == 0, errors
-  return json.loads(out), errors
+def _run(home, log_level=None):
+  """Returns what the program prints, and its log."""
+  environment = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(home)}
+  if log_level is not None:
+    environment["TF_CPP_MIN_LOG_LEVEL"] = log_level
+  environment = started.plain_environment() | environment
+  done = started.python("-c", PROGRAM, env=environment, timeout=120)
+  return json.loads(done.stdout), done.stderr
 
 
 @pytest.mark.slow
 def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
-  cold, _ = _said(_run(tmp_path))
+  cold, _ = _run(tmp_path)
   assert cold["cache_hits"] == 0
   assert cold["cache_misses"] > 0
   # Two at once, which share the folder; the second logs what XLA notes.
-  quiet, verbose = map(
-    _said, [_run(tmp_path), _run(tmp_path, TF_CPP_MIN_LOG_LEVEL="0")]
-  )
+  with futures.ThreadPoolExecutor() as threads:
+    quiet, verbose = threads.map(_run, [tmp_path] * 2, [None, "0"])
   for warm in (quiet[0], verbose[0]):
     assert warm["numbers"] == cold["numbers"]
     assert warm["cache_misses"] == 0
@@ -76,7 +63,7 @@ def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
   # A damaged program is compiled again.
   for path in tmp_path.glob("t5x/compiled/*-cache"):
     path.write_bytes(path.read_bytes()[:100])
-  again, errors = _said(_run(tmp_path))
+  again, errors = _run(tmp_path)
   assert again["numbers"] == cold["numbers"]
   assert "Error reading persistent compilation cache entry" in errors
 

@@ -1,14 +1,9 @@
-"""A base model, and a run of it that is over, for all tests of the room."""
+"""A run of the base model that is over, for all tests of the room."""
 
 import shutil
 
 import pytest
 import tiny
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")

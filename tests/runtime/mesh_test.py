@@ -313,8 +313,7 @@ def _free_job():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_real", [False, True])
-def test_two_tasks_of_srun_evaluate_together(tmp_path, is_real):
-  base = tiny.save_base(tmp_path / "base")
+def test_two_tasks_of_srun_evaluate_together(base, tmp_path, is_real):
   prompt = tmp_path / "prompt.npy"
   np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
   command = [

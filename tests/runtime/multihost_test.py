@@ -1,5 +1,6 @@
 """Several processes of a run end together, whichever of them is lost."""
 
+from concurrent import futures
 import json
 import queue
 import socket
@@ -88,14 +89,11 @@ def test_failure_that_a_lost_process_caused_is_not_blamed_on_the_next(three):
 
 def test_processes_that_are_done_wait_for_the_others(three):
   watches, pairs, ended, _ = three
-  threads = [threading.Thread(target=x.close) for x in watches[1:]]
-  for thread in threads:
-    thread.start()
-  time.sleep(0.1)
-  assert all(thread.is_alive() for thread in threads)
-  watches[0].close()
-  for thread in threads:
-    thread.join()
+  with futures.ThreadPoolExecutor(2) as threads:
+    closing = [threads.submit(x.close) for x in watches[1:]]
+    time.sleep(0.1)
+    assert not any(x.done() for x in closing)
+    watches[0].close()
   for pair in pairs.values():
     pair[1].shutdown(socket.SHUT_RDWR)
   time.sleep(0.2)
@@ -119,20 +117,13 @@ class _Store:
 
 
 def test_processes_connect_and_strangers_do_not():
-  store, found = _Store(), {}
-
-  def connect(index):
-    found[index] = multihost.connect(index, 3, "localhost", store)
-
-  threads = [threading.Thread(target=connect, args=(i,)) for i in range(3)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  for peer in (x for peers in found.values() for x in peers.values()):
+  rest = [3] * 3, ["localhost"] * 3, [_Store()] * 3
+  with futures.ThreadPoolExecutor(3) as threads:
+    found = [*threads.map(multihost.connect, range(3), *rest)]
+  for peer in (x for peers in found for x in peers.values()):
     peer.connection.close()
   host = socket.gethostname()
-  names = {i: {x.name for x in y.values()} for i, y in found.items()}
+  names = [{x.name for x in peers.values()} for peers in found]
   others = {f"Process {i} on {host}" for i in (1, 2)}
   first = {f"Process 0 on {host}"}
-  assert names == {0: others, 1: first, 2: first}
+  assert names == [others, first, first]

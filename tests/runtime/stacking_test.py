@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import on_mesh
 import pytest
 import t5x_folders
 import tiny
@@ -78,7 +79,7 @@ class _Run:
       jax.random.key(0),
       lambda step: 0.01,
     )
-    metrics = steps.train_steps(_batches(), STEPS)
+    metrics = steps.train_steps(on_mesh.batches(STEPS), STEPS)
     self.state = steps.train_state
     return metrics["loss"]
 
@@ -91,17 +92,6 @@ class _Run:
       )
     }
     return stacking.take_apart(jax.device_get(flat))
-
-
-def _batches():
-  rng = np.random.default_rng(0)
-  for _ in range(STEPS):
-    batch = {
-      name: rng.integers(2, 300, shape).astype(np.int32)
-      for name, shape in tiny.input_shapes().items()
-    }
-    batch["decoder_loss_weights"] = np.ones_like(batch["decoder_loss_weights"])
-    yield batch
 
 
 def _assert_equal(a, b, atol):

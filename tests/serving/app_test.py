@@ -87,8 +87,6 @@ def test_as_many_inputs_as_there_is_room_for_are_answered(service):
   room = service.engine.settings.room
   answer = served.complete(service, prompt=["a"] * (room // 2), n=2)
   assert len(answer.json()["choices"]) == room
-  answer = served.complete(service, prompt=["a"] * (room + 1))
-  assert f"Expected at most {room} inputs" in answer.json()["error"]["message"]
 
 
 def test_openai_s_client_streams_every_token(client):
@@ -129,15 +127,21 @@ def test_openai_s_client_streams_every_token(client):
   assert counts[1] < counts[0]
 
 
-def test_stop_ends_the_decoding_of_a_whole_answer(service, monkeypatch):
-  """Its row is then free for other requests."""
-  tickets, submit = [], service.engine.submit
+@pytest.fixture
+def tickets(service, monkeypatch):
+  """Those of the last requests that the engine got."""
+  found, submit = [], service.engine.submit
 
   def noted(requests):
-    tickets[:] = submit(requests)
-    return tickets
+    found[:] = submit(requests)
+    return found
 
   monkeypatch.setattr(service.engine, "submit", noted)
+  return found
+
+
+def test_stop_ends_the_decoding_of_a_whole_answer(service, tickets):
+  """Its row is then free for other requests."""
   body = {"prompt": ["hello", "abc"], "max_tokens": 8, "logprobs": 0}
   whole, other = served.complete(service, **body).json()["choices"]
   stop = whole["text"][0]
@@ -224,18 +228,12 @@ def test_stream_waits_for_a_slow_reader(engine, tmp_path):
   assert text.endswith("data: [DONE]\n\n")
 
 
-def test_stream_that_nobody_waits_for_is_cancelled(service, monkeypatch):
+def test_stream_that_nobody_waits_for_is_cancelled(service, tickets):
   """Its client left before the first event."""
-  tickets, submit = [], service.engine.submit
-
-  def noted(requests):
-    tickets.extend(submit(requests))
-    return tickets
 
   async def send(message):
     await asyncio.sleep(60)  # The client reads nothing.
 
-  monkeypatch.setattr(service.engine, "submit", noted)
   body = {"model": served.BASE, "prompt": "hello", "stream": True}
   # The engine takes no batch before it is over.
   with service.engine._changed:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import types
 
 import documented
@@ -19,6 +18,7 @@ import openai
 import pytest
 import requests
 import served
+import started
 import uvicorn
 
 from prompt_tuning.commands import console
@@ -32,21 +32,9 @@ CHECKPOINT = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
 TEXT = "Kate has a drum ."
 
 
-def _until(look):
-  """Returns the result of a function once it is true."""
-  deadline = time.monotonic() + 400
-  while time.monotonic() < deadline:
-    with contextlib.suppress(requests.ConnectionError):
-      if found := look():
-        return found
-    time.sleep(0.1)
-  pytest.fail("It took too long.")
-
-
 def test_sigterm_lets_running_requests_finish(tmp_path):
   """A stream, and requests that wait for it, get their whole answers."""
-  with socket.create_server(("127.0.0.1", 0)) as free:
-    port = free.getsockname()[1]
+  port = started.free_address().partition(":")[2]
   words = f"serve --name=base --port={port} --prompts={tmp_path} --jobs= "
   words += f"--checkpoint={CHECKPOINT} --rows=1 --lengths=32 --labels=16 "
   words += "--max_tokens=16 --queue=999"
@@ -55,6 +43,10 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
   # At random, so that an answer is long; one row after another.
   body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 30}
   body |= {"temperature": 2, "seed": 1}
+
+  def is_ready():
+    with contextlib.suppress(requests.ConnectionError):
+      return process.poll() or requests.get(f"{server}/readyz").ok
 
   def waiting():
     text = requests.get(f"{server}/metrics").text
@@ -66,11 +58,11 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
     stack.callback(process.kill)
     client = openai.OpenAI(api_key="any", base_url=f"{server}/v1")
     complete = stack.enter_context(client).completions.create
-    _until(lambda: process.poll() or requests.get(f"{server}/readyz").ok)
+    started.wait(is_ready, 400)
     stream = complete(**body, stream=True)
     chunks = [next(stream)]
     asked = [threads.submit(complete, **body | {"n": 5}) for _ in range(6)]
-    _until(lambda: float(waiting()) >= 6 * 5)
+    started.wait(lambda: float(waiting()) >= 6 * 5)
     assert not any(answer.done() for answer in asked)
     process.send_signal(signal.SIGTERM)
     chunks.extend(stream)
@@ -103,12 +95,13 @@ def test_killed_workers_of_two_servers_are_followed_by_others(tmp_path):
     for supervisor in supervisors:
       supervisor.start()
       stack.callback(supervisor.close)
-    _until(
-      lambda: any(x.kind == "checkpoint" for x in second.jobs.events(killed))
+    started.wait(
+      lambda: any(x.kind == "checkpoint" for x in second.jobs.events(killed)),
+      400,
     )
     for supervisor in supervisors:  # One waits for the other's end.
       supervisor._process.kill()
-    _until(lambda: not second.jobs.has_work())
+    started.wait(lambda: not second.jobs.has_work(), 400)
   ended = [second.jobs.job(id) for id in (killed, alone)]
   assert [job.status for job in ended] == ["succeeded"] * 2
   assert [job.attempts for job in ended] == [2, 1]

@@ -1,5 +1,6 @@
 """Tenants over HTTP: their files, jobs and prompts, quotas and log."""
 
+from concurrent import futures
 import json
 import logging
 import threading
@@ -212,11 +213,9 @@ def test_room_is_reserved_while_it_is_filled():
     except ApiError as error:
       refused.append(error.status_code)
 
-  threads = [threading.Thread(target=add) for _ in range(8)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
+  with futures.ThreadPoolExecutor(8) as threads:
+    for _ in range(8):
+      threads.submit(add)
   assert stored["files"] <= 2
   assert refused == [507] * (8 - stored["files"])
   stored["files"] = 1
