@@ -14,7 +14,6 @@ import tiny
 import tiny_gin
 
 from prompt_tuning.models.decoder import network as decoder_network
-from prompt_tuning.models.t5 import network
 from prompt_tuning.models.t5gemma import network as t5gemma_network
 from t5x import adafactor, gin_utils, models, utils
 from t5x.configuration import command_flags, reading, resolution
@@ -124,17 +123,12 @@ def test_a_task_has_two_names(name):
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
-def test_documented_command_is_complete(words):
-  """Files and bindings exist, and nothing that is required is missing."""
+def test_documented_command_is_complete_and_right(words):
+  """But for its files, which are not here."""
   others = tiny_gin.parse_command(words)
   defined = flags.FlagValues()
   command_flags.define_flags(defined)
   assert {name.removeprefix("--") for name in others} <= set(defined)
-
-
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
-def test_documented_command_has_no_mistake(words):
-  """Its files are not here."""
   absent = (
     "No checkpoint|cannot be read|is not a file|VOCABULARY_FILE|from the hub"
   )
@@ -159,16 +153,6 @@ def test_base_checkpoint_is_named_not_looked_for(program):
 @pytest.mark.parametrize(
   ("size", "transformer", "config", "expected"),
   [
-    *(
-      (f"t5_1_1_{size}", network.Transformer, "network.T5Config", expected)
-      for size, expected in (
-        ("small", 76_961_152),
-        ("base", 247_577_856),
-        ("large", 783_150_080),
-        ("xl", 2_849_757_184),
-        ("xxl", 11_135_332_352),
-      )
-    ),
     (
       *("llama_3_8b", decoder_network.Transformer, "config.DecoderConfig"),
       8_030_261_248,
@@ -180,7 +164,7 @@ def test_base_checkpoint_is_named_not_looked_for(program):
   ],
 )
 def test_parameter_counts_are_published(size, transformer, config, expected):
-  """Table 4 of the paper, without the prompt; those of the others' authors."""
+  """By their authors; `parameters_test` has those of T5 1.1."""
   scan = [f"{config}.scan_layers = True"]  # Traced once.
   tiny_gin.parse([f"gin/models/{size}.gin"], scan, finalize=False)
   module = gin.get_configurable(transformer)()
@@ -193,50 +177,27 @@ def test_parameter_counts_are_published(size, transformer, config, expected):
 
 
 @pytest.mark.parametrize(
-  ("given", "message"),
+  ("binding", "message"),
   [
-    ("X = fine\nY = 2", "mine.gin is not valid gin syntax: line 2, X = fine"),
-    ("X = [1,", "mine.gin is not valid gin syntax: line .*EOF"),
-    ("import textwrap\ntextwrap.warp.width = 3", "no attribute warp.*, line 3"),
-    ("textwrap.wrap.width = 3", "'textwrap' was not provided by an import"),
-    (["gin/models/t5_1_1_smal.gin"], "Did you mean gin/models/t5_1_1_small"),
-    (["nowhere.gin"], "No gin file nowhere.gin"),
-    ([*PROMPT_RUN, "PROMT_LENGTH = 20"], "Did you mean PROMPT_LENGTH"),
-    ([*PROMPT_RUN, "network.T5Config.width = 3"], "'width'"),
-    ([*PROMPT_RUN, "netwerk.T5Config.emb_dim = 3"], "netwerk"),
-    ([*PROMPT_RUN, "PROMPT_LENGTH = twenty words"], "Strings are quoted"),
+    ("PROMT_LENGTH = 20", "Did you mean PROMPT_LENGTH"),
+    ("network.T5Config.width = 3", "'width'"),
+    ("netwerk.T5Config.emb_dim = 3", "netwerk"),
     (
-      [*PROMPT_RUN, "gin/runs/train.gin", "MODEL_DIR = 'x'"],
-      "require INITIAL_CHECKPOINT_PATH. Give each a value",
+      "PROMPT_LENGTH = 20",
+      "require .*INITIAL_CHECKPOINT_PATH.*Give each a val",
     ),
   ],
 )
-def test_wrong_configuration_is_refused(tmp_path, given, message):
-  """Of a file's text, or of files and bindings."""
-  if isinstance(given, str):
-    path = tmp_path / "mine.gin"
-    path.write_text(f"from __gin__ import dynamic_registration\n{given}\n")
-    given = [str(path)]
-  files = [x for x in given if x.endswith(".gin")]
+def test_wrong_configuration_is_refused(binding, message):
+  """By the parser alone; `mistakes.toml` has files and commands."""
   with pytest.raises(ValueError, match=message):
-    tiny_gin.parse(files, [x for x in given if x not in files])
-
-
-def test_a_file_without_dynamic_registration_is_told_what_it_lacks(tmp_path):
-  path = tmp_path / "mine.gin"
-  path.write_text("import shlex\nshlex.quote.s = 1\n")
-  with pytest.raises(
-    ValueError, match=r"mine\.gin.*Begin .* dynamic_registrat"
-  ):
-    tiny_gin.parse([str(path)], [])
+    tiny_gin.parse(PROMPT_RUN, [binding])
 
 
 def test_flags_become_bindings():
   assert gin_utils.rewrite_gin_args(
     ["train", "--gin.A.B='x=y'", "--gin_file=f"]
   ) == ["train", "--gin_bindings=A.B = 'x=y'", "--gin_file=f"]
-  with pytest.raises(ValueError, match="Expected --gin"):
-    gin_utils.rewrite_gin_args(["--gin.A"])
 
 
 def test_search_paths_come_before_the_working_directory(tmp_path, monkeypatch):

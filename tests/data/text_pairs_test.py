@@ -103,16 +103,3 @@ def test_pairs_may_be_any_iterable(ladder):
     made = text_pairs.make({"train": pairs}, ladder)
     assert made.task.name == expected.task.name
     assert made.lengths == expected.lengths
-
-
-@pytest.mark.parametrize(
-  ("pairs", "message"),
-  [
-    ([{"text": "rice .", "label": "True"}], r"train\[0\] to be .*, got \{"),
-    ([("rice .", "True"), 5], r"train\[1\] to be a pair .*, got 5"),
-    (iter(()), "Expected pairs of train, got none"),
-  ],
-)
-def test_other_things_than_pairs_are_refused(ladder, pairs, message):
-  with pytest.raises(ValueError, match=message):
-    text_pairs.make({"train": pairs}, ladder)

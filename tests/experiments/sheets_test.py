@@ -56,7 +56,6 @@ def test_command_of_a_cell(tmp_path):
   ("old", "new", "message"),
   [
     ('["cb"]', '["cd"]', r"task=cd has no \[values.task.cd\]; there is"),
-    ("seed = [0, 1]", "", "prompt-cb: 'seed' is asked for"),
     ('["cb"]', '["cb"]\ncut = [0, 1]', "cut has 2 values, but only"),
     ("seed = [0, 1]", "seed = [0]\ncut = [0]", "axis cut and another has none"),
     ("[layout]", '[layout]\nkind = "tasks"', "so name seed in rows"),
@@ -91,23 +90,12 @@ def test_wrong_sheet_is_refused(tmp_path, old, new, message):
     _load(tmp_path, SHEET.replace(old, new), SHARED.replace(old, new))
 
 
-@pytest.mark.parametrize(
-  ("given", "expected"),
-  [
-    ("full/scale.toml", "full/scale"),
-    (str(ROOT / "configs/full/scale.toml"), "full/scale"),
-    ("scales", "no sheet scales in .*. Did you mean scale"),
-    ("quux", "There is no sheet quux in .*configs. There is .*, ensemble, "),
-    (str(ROOT / "configs.toml"), "There is no sheet .*configs.toml in"),
-  ],
-)
-def test_names_of_command_lines(monkeypatch, given, expected):
+def test_names_of_command_lines(monkeypatch):
   monkeypatch.chdir(ROOT)
-  if " " not in expected:
-    assert sheets.name_of(given, ROOT / "configs") == expected
-    return
-  with pytest.raises(ValueError, match=expected):
-    sheets.name_of(given, ROOT / "configs")
+  for given in ("full/scale.toml", str(ROOT / "configs/full/scale.toml")):
+    assert sheets.name_of(given, ROOT / "configs") == "full/scale"
+  with pytest.raises(ValueError, match=r"There is no sheet .*configs\.toml in"):
+    sheets.name_of(str(ROOT / "configs.toml"), ROOT / "configs")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,6 @@ def test_model_is_fetched_once_without_its_pickles(repositories, tmp_path):
     (["README.md"], "me/data", "got none"),
     (["test.csv"], "me/data", "got test.csv"),
     ([], "me/other", "cannot be fetched from the hub, http://127"),
-    ([], "no_file", "Expected a file, or OWNER/NAME"),
   ],
 )
 def test_data_sets_have_one_file_a_split(names, asked, found, repositories):

@@ -184,36 +184,7 @@ def test_what_a_gin_file_says_is_left_to_it(tmp_path, text, given, opened):
   assert {*programs.left_open(read, given)} == opened
 
 
-def test_unknown_topology_is_refused():
-  for name in ("h100", "v9:4x4", "a10x1", "cpux0"):
-    with pytest.raises(ValueError, match="Expected a topology such as v3:4x4"):
-      targets.find(name)
-  with pytest.raises(ValueError, match=r"No compiler for cpux9.*shows 1 dev"):
-    targets.find("cpux9")
-
-
 EVALUATE = [FILES[0], "gin/recipes/evaluate_prompt.gin"]
-MULTITASK = [FILES[0], "gin/recipes/multitask_prompt.gin"]
-BY_LENGTH = [*FILES, "gin/runs/by_length.gin"]
-THREE = "partitioning.PjitPartitioner.num_partitions = 3"
-
-
-@pytest.mark.parametrize(
-  ("files", "given", "message"),
-  [
-    (FILES[1:], [], "gives MODEL, .*--gin_file=gin/models/NAME.gin"),
-    (EVALUATE, [], "require PROMPT_FILE. Give"),
-    (MULTITASK, [], "^Expected a seqio task .*--gin.TASK=\"'super_glue_cb'\"$"),
-    (FILES, [*TINY, THREE], "does not divide the 1 devices"),
-    (BY_LENGTH, TINY, r"Leave gin/runs/by_length\.gin out"),
-  ],
-)
-def test_commands_that_cannot_be_planned_are_refused(files, given, message):
-  with (
-    pytest.raises(ValueError, match=message),
-    programs.read_command(files, given, jax.devices()[:1]) as command,
-  ):
-    next(command.programs())
 
 
 def test_lengths_may_be_given_and_a_prompts_stands_for_its_file():

@@ -140,8 +140,6 @@ def test_part_that_is_missing_is_not_taken_for_zeros(tmp_path, flat):
     # In msgpack.
     ("checkpoint", b"\x81\xa7version\x02", "format 2, expected 3"),
     ("", None, "not a base checkpoint: expected a T5X"),
-    # Of Hugging Face.
-    ("../config.json", b"{}", "is not a model configuration"),
   ],
 )
 def test_other_formats_are_refused(tmp_path, name, content, message):
@@ -149,8 +147,6 @@ def test_other_formats_are_refused(tmp_path, name, content, message):
   folder.mkdir()
   if content is not None:
     (folder / name).write_bytes(content)
-  if name.startswith(".."):
-    folder.rmdir()
   with pytest.raises(ValueError, match=message):
     checkpoints.open_checkpoint(str(tmp_path))
 

@@ -106,8 +106,6 @@ def test_run_that_is_being_trained_is_named(copy, caplog):
 def test_checkpoint_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match=r"No checkpoint at .*In .*nothing"):
     tiny.restore(tmp_path / "t5")
-  with pytest.raises(ValueError, match="folders there: nothing"):
-    tiny.restore(tmp_path)
   for name in ("a", "b", "c", "d", "t4", "t5_small", "xyz"):
     (tmp_path / name).mkdir()
   with pytest.raises(ValueError, match=r"In .*: t4, t5_small, .*, 2 more\."):

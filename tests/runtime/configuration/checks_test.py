@@ -1,4 +1,7 @@
-"""Missing values, bindings without effect and values of the wrong type."""
+"""Bindings without effect and values of the wrong type.
+
+`mistakes.toml` has missing values, and wrong ones of commands.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import re
@@ -10,29 +13,7 @@ import jax.numpy as jnp
 from pydantic import Field, PositiveInt
 import pytest
 
-import prompt_tuning
 from t5x.configuration import checks, resolution
-
-PATHS = [prompt_tuning.gin_search_path()]
-MODEL = "gin/models/ladder_s.gin"
-
-
-@pytest.mark.parametrize(
-  ("gin_files", "message"),
-  [
-    (["gin/runs/eval.gin"], r"gin/models gives .*MODEL.* one of .*t5_small_lo"),
-    ([MODEL, "gin/runs/train.gin"], "gin/methods gives .*OPTIMIZER"),
-    (
-      [MODEL, "gin/recipes/lora.gin"],
-      r"^The gin files require MODEL_DIR\. .*--gin\.MODEL_DIR=",
-    ),
-  ],
-)
-def test_missing_values_are_named_with_a_remedy(gin_files, message):
-  read = resolution.Bindings(gin_files, paths=PATHS)
-  with pytest.raises(ValueError, match=message):
-    checks.refuse(checks.missing(read, PATHS, ["TASK"]))
-
 
 CONFIGURATION = """
 from __gin__ import dynamic_registration
@@ -60,7 +41,6 @@ NO_EFFECT = "a warning"
   ("binding", "message"),
   [
     # A scope that nothing uses is an error.
-    ("trian/utils.DatasetConfig.seed = 1", "Did you mean train"),
     ("other/utils.DatasetConfig.seed = 1", "Did you mean train"),
     ("train/utils.schedule.rate = 1", r"would change nothing\.$"),
     ("trian/network.Unused.size = 1", "Did you mean train"),
@@ -127,31 +107,21 @@ def train(
     ("steps = %MACRO", None),
     ("steps = '20'", r"train.steps='20': expected int above 0. Numbers and"),
     ("steps = 2.5", r"train.steps=2.5: expected int above 0\.$"),
-    ("steps = True", "expected int"),
-    ("steps = 0", "expected int"),
     ("share = 0.0", None),
-    ("share = 1", "expected float of at least 0 and below 1"),
     ("rate = 1", None),
     ("seed = None", None),
-    ("seed = 'abc'", r"expected int \| None"),
     ("lengths = {'inputs': 8}", None),
     ("lengths = {'inputs': '64'}", r"expected Mapping\[str, int\] \| None"),
-    ("lengths = [64]", r"expected Mapping\[str, int\] \| None"),
     ("names = ['a']", None),
-    ("names = 'abc'", r"expected Sequence\[str\]"),
     ("mode = 'b'", None),
-    ("mode = 'c'", r"expected Literal\['a', 'b'\]"),
     ("pairs = (('a', None),)", None),
     ("pairs = (('a',),)", "expected Sequence"),
     ("fn = @train_script.train", None),
     ("fn = 'f'", r"expected Callable\[\.\.\., None\] \| None"),
     ("model = @train_script.Model()", None),
-    ("model = 'mini_s'", "expected Model. Numbers and @ref"),
     ("dtype = 'bfloat16'", None),
     ("anything = 'x'", None),
     ("shuffle = True", None),
-    ("shuffle = 1", "expected bool"),
-    ("sufle = True", r"no parameter 'sufle'. Did you mean shuffle\?"),
   ],
 )
 def test_values_have_the_types_of_annotations(source, binding, message):
