@@ -4,7 +4,6 @@ Then runs, whose folder was damaged while they were stopped: nothing is lost.
 """
 
 import contextlib
-import errno
 import itertools
 import os
 import shutil
@@ -228,20 +227,13 @@ def test_run_in_a_bucket_begins_with_the_mark_of_its_first_checkpoint(
   assert not saved.is_empty()
 
 
-@pytest.mark.parametrize(
-  ("error", "message"),
-  [
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
-    (ValueError("UNKNOWN: [OS error 122: Disk quota exceeded]"), "quota exc"),
-    (ValueError("PERMISSION_DENIED: no key [source='x.cc']"), "may not .*log"),
-  ],
-)
 def test_failed_write_says_why_and_leaves_the_old_checkpoints(
-  folder, monkeypatch, error, message
+  folder, monkeypatch
 ):
+  error = ValueError("PERMISSION_DENIED: no key [source='x.cc']")
   monkeypatch.setattr(digests, "write", mock.Mock(side_effect=error))
   checkpointer = _open(folder)
-  with pytest.raises(OSError, match=rf"run/checkpoint_30: .*{message}"):
+  with pytest.raises(OSError, match=r"run/checkpoint_30: .*may not .*log"):
     _save(checkpointer, [(30, 1.0)])
   checkpointer.close()
   assert _kept(folder) == {"10", "20"}

@@ -78,12 +78,6 @@ def test_evaluation_whose_folder_another_took_writes_no_more(base, tmp_path):
   assert not list(tmp_path.glob("*.jsonl"))
 
 
-def test_prompt_of_another_model_is_refused(run, tmp_path):
-  other = tiny.save_base(tmp_path / "other", seed=1)
-  with pytest.raises(ValueError, match="belongs to another model"):
-    tiny.model_with(run / "prompt.safetensors", other)
-
-
 @pytest.mark.slow
 def test_moved_base_model_is_noticed(base, tmp_path):
   moved = tmp_path / "base"

@@ -246,10 +246,3 @@ def test_killed_inference_is_not_said_to_run(base, tmp_path, parts, status):
   with pytest.raises(ValueError, match="No checkpoint at"):
     _infer(f"{base}/no", tmp_path, num_shards=parts)
   assert tiny.record(tmp_path)["status"] == (status or "running")
-
-
-@pytest.mark.slow
-def test_batched_prediction_equals_prediction_one_by_one(base, whole, tmp_path):
-  cfg = tiny.dataset_config(split="test", shuffle=False, batch_size=1)
-  path = _infer(base, tmp_path, dataset_cfg=cfg)
-  assert path.read_text() == whole.read_text()
