@@ -69,19 +69,20 @@ def keeping(*packages: str) -> Iterator[CompileFn]:
   seconds = getattr(jax.config, name)
   jax.config.update(name, float("inf"))
   try:
-    yield functools.partial(_compile, pathlib.Path(cache, "kept"), code)
+    facts = "\n".join([code, *_surroundings()])
+    yield functools.partial(_compile, pathlib.Path(cache, "kept"), facts)
   finally:
     jax.config.update(name, seconds)
 
 
 def _compile(
   folder: pathlib.Path,
-  code: str,
+  facts: str,
   lower: Callable[[], jax.stages.Lowered],
   description: str,
 ) -> jax.stages.Compiled:
-  facts = "\n".join([description, code, *_surroundings()])
-  file = folder / hashlib.sha256(facts.encode()).hexdigest()
+  name = hashlib.sha256(f"{description}\n{facts}".encode())
+  file = folder / name.hexdigest()
   if (program := _read(file)) is None:
     lowered = lower()
     _of_thread.events = set()
