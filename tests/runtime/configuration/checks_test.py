@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from pydantic import Field, PositiveInt
 import pytest
 
-from t5x.configuration import checks, resolution
+from t5x.configuration import checks, reading, resolution
 
 CONFIGURATION = """
 from __gin__ import dynamic_registration
@@ -146,3 +146,16 @@ def test_macro_is_named_once(source):
   read = resolution.Bindings(texts=[text])
   (found,) = checks.wrong_values(resolution.resolve(read, "train"), source)
   assert found.startswith("STEPS='x' (train.")
+
+
+@pytest.mark.parametrize(
+  ("name", "remedy"),
+  [
+    ("prompts.random_uniform", "add --gin_file=gin/prompts/random_uniform.gin"),
+    ("prompts.random_unifrom", "Did you mean prompts.random_uniform or "),
+    ("mean.around", "can bind functions that its gin files use"),
+  ],
+)
+def test_a_function_that_no_file_of_the_command_uses_has_a_remedy(name, remedy):
+  error = f"No configurable matching '{name}'. In bindings string line 4"
+  assert remedy in checks.unregistered(error, reading.search_paths())
