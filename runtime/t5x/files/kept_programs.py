@@ -57,8 +57,8 @@ def keeping(*packages: str) -> Iterator[CompileFn]:
   Yields:
     A function that compiles a program for the first device, or reads it. Its
     arguments trace and lower the program, and say all that tells it from others
-    of this code, such as its function, the shapes of its arguments and what it
-    closes over.
+    of this code, such as its function, the shapes of its arguments and the
+    values in its closure.
   """
   cache, name = jax.config.jax_compilation_cache_dir, _LEAST_SECONDS
   is_on = cache and jax.config.jax_enable_compilation_cache
