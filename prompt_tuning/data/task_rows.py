@@ -10,7 +10,8 @@ tasks and mixtures of `superglue.toml`, `glue.toml` and `qa.toml`:
   rates, and `super_glue_smallest`.
 * `glue_{cola,sst2,mrpc,qqp,stsb,mnli,mnli_matched,mnli_mismatched,qnli,rte,
   wnli,ax}`; `glue` at T5's rates; `glue_mnli_and_dev`; `mrpc_from_qqp` and
-  `qqp_from_mrpc`, which train on the one and evaluate both.
+  `qqp_from_mrpc`, which train on the one and evaluate both;
+  `mrpc_to_entailment`, which trains on MRPC and evaluates RTE too.
 * `squad`, `squad_*`, `mrqa_*`, and `squad_to_mrqa` and `new_wiki_to_domains`,
   which train on the first set and evaluate all.
 

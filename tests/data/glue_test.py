@@ -77,6 +77,30 @@ def test_transfer_is_scored_in_the_words_of_training(name, trained_on):
   }
 
 
+@pytest.mark.parametrize(
+  ("task", "first", "second"),
+  [
+    ("rte", "premise", "hypothesis"),
+    ("axb", "sentence1", "sentence2"),
+  ],
+)
+def test_entailment_in_the_words_of_mrpc(task, first, second):
+  row = task_rows.ROWS[f"glue_{task}_from_mrpc"]
+  own = task_rows.ROWS[f"super_glue_{task}"]
+  assert row.tfds_name == own.tfds_name
+  raw = {first: "Tom ran.", second: "He moved.", "label": 0, "idx": 3}
+  (example,) = row.preprocess(
+    tf.data.Dataset.from_tensors(raw)
+  ).as_numpy_iterator()
+  assert example["inputs"] == b"sentence1: Tom ran. sentence2: He moved."
+  assert example["targets"] == b"equivalent"
+  for text in ("equivalent", own.labels[0]):
+    assert row.postprocess(text, {}) == 0
+  mixture = seqio.get_mixture_or_task("mrpc_to_entailment")
+  trained = [x.name for x in mixture.tasks if "train" in x.splits]
+  assert trained == ["glue_mrpc"]
+
+
 def test_mixtures_of_glue_and_squad():
   glue = seqio.get_mixture_or_task("glue")
   rates = {x.name.removeprefix("glue_"): glue.get_rate(x) for x in glue.tasks}
