@@ -26,7 +26,15 @@ def test_vocabulary_of_other_tasks_is_t5s(monkeypatch, tmp_path):
     tasks.use_vocabulary(None, task="mini_boolq")
 
 
-GLUE_AND_QA = ("glue", "squad", "mrqa", "mrpc_from", "mrpc_to", "qqp_from", "new_wiki")
+GLUE_AND_QA = (
+  "glue",
+  "squad",
+  "mrqa",
+  "mrpc_from",
+  "mrpc_to",
+  "qqp_from",
+  "new_wiki",
+)
 
 
 def test_names_are_those_that_are_registered():
