@@ -5,6 +5,7 @@ import types
 from unittest import mock
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ X = np.arange(3, dtype=np.float32)
 
 @pytest.fixture
 def folder(tmp_path):
-  """The folder of the programs, while JAX's cache is in another place."""
-  jax.jit(lambda: 0)()  # Has JAX open it there.
+  """The folder of the programs, in that of JAX's own."""
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  compilation_cache.reset_cache()
+  jax.jit(lambda: 0)()  # Has JAX open it.
   yield tmp_path / "kept"
   jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
 
 
 def _lowered():
@@ -122,14 +125,21 @@ def test_the_least_recently_used_go(folder, lower, monkeypatch):
   assert [compiled(lower, name) for name in "adb"] == [4, 4, 5]
 
 
-def test_what_jax_has_read_itself_is_not_kept(folder, lower):
-  """On a CPU, it would be written without some of its functions."""
+def test_what_jax_keeps_is_compiled_and_kept(folder, lower):
+  """On a CPU, what it reads would be written without some of its functions."""
   program = jax.jit(lambda x, y: {"sum": x - -y}, donate_argnums=0)
   lower.side_effect = lambda: program.lower(X, X)
-  lower().compile()  # JAX keeps it.
+
+  def count():
+    return len([*folder.parent.glob("*lambda*-cache")])
+
+  lower().compile()
+  of_jax = count()
   jax.clear_caches()
-  assert [compiled(lower) for _ in range(2)] == [2, 3]
-  assert not folder.exists()
+  assert [compiled(lower) for _ in range(2)] == [2, 2]
+  assert count() == of_jax
+  jax.jit(lambda x: x * 7)(X)
+  assert count() == of_jax + 1  # JAX's is on again.
 
 
 @pytest.mark.parametrize("cache", [None, "gs://bucket/cache"])

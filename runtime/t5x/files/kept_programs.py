@@ -6,8 +6,8 @@ everything that text follows from: the description that the caller gives, the
 code of the packages that make it, JAX's version and settings, and the machine.
 A program of which any of these is different is another program.
 
-What XLA has compiled can be kept. What JAX has read from its own cache cannot:
-a program of a CPU is then written without some of its functions.
+JAX's own cache is off meanwhile. What JAX has read from there cannot be kept: a
+program of a CPU is then written without some of its functions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +19,11 @@ import os
 import pathlib
 import pickle
 import sys
-import threading
 
 from absl import logging
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 import psutil
 
 from t5x.files import safe_files
@@ -34,22 +34,15 @@ _MAX_SIZE = 1 << 30
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
-# Events of JAX's own cache.
-_ASKED = "/jax/compilation_cache/compile_requests_use_cache"
-_READ = "/jax/compilation_cache/cache_hits"
+_ENABLED = "jax_enable_compilation_cache"
 CompileFn = Callable[
   [Callable[[], jax.stages.Lowered], str], jax.stages.Compiled
 ]
-# The events of each thread since it began to compile a program.
-_of_thread = threading.local()
 
 
 @contextlib.contextmanager
 def keeping(*packages: str) -> Iterator[CompileFn]:
   """Keeps programs in the folder of `compilation_cache`, if that is on.
-
-  JAX itself keeps none meanwhile, so that it has none to read.
 
   Args:
     *packages: The imported packages whose code makes the programs.
@@ -60,19 +53,18 @@ def keeping(*packages: str) -> Iterator[CompileFn]:
     of this code, such as its function, the shapes of its arguments and the
     values in its closure.
   """
-  cache, name = jax.config.jax_compilation_cache_dir, _LEAST_SECONDS
+  cache = jax.config.jax_compilation_cache_dir
   is_on = cache and jax.config.jax_enable_compilation_cache
   code = _code(packages) if is_on and "://" not in cache else None
   if code is None:
     yield lambda lower, description: lower().compile()
     return
-  seconds = getattr(jax.config, name)
-  jax.config.update(name, float("inf"))
+  facts = "\n".join([code, *_surroundings()])
+  _switch_cache(False)
   try:
-    facts = "\n".join([code, *_surroundings()])
     yield functools.partial(_compile, pathlib.Path(cache, "kept"), facts)
   finally:
-    jax.config.update(name, seconds)
+    _switch_cache(True)
 
 
 def _compile(
@@ -84,21 +76,15 @@ def _compile(
   name = hashlib.sha256(f"{description}\n{facts}".encode())
   file = folder / name.hexdigest()
   if (program := _read(file)) is None:
-    lowered = lower()
-    _of_thread.events = set()
-    program = lowered.compile()
-    # Without a question, JAX had it in memory.
-    if {_ASKED, _READ} & _of_thread.events == {_ASKED}:
-      _keep(file, program)
+    program = lower().compile()
+    _keep(file, program)
   return program
 
 
-def _listen(event: str, **_: str | int) -> None:
-  if hasattr(_of_thread, "events"):
-    _of_thread.events.add(event)
-
-
-jax.monitoring.register_event_listener(_listen)
+def _switch_cache(enabled: bool) -> None:
+  jax.config.update(_ENABLED, enabled)
+  # JAX looks at the setting at its first compilation alone.
+  compilation_cache.reset_cache()
 
 
 @functools.cache
