@@ -29,7 +29,7 @@ _LAZY = {
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__})
+  return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

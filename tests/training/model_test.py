@@ -55,7 +55,7 @@ def tiny_model(base):
 
 
 def test_package_shows_what_it_has():
-  assert {"load", "Model", "TunedPrompt"} <= set(dir(pt))
+  assert dir(pt) == sorted([*pt.__all__, "__version__"])
   shown = pydoc.render_doc(pt, renderer=pydoc.plaintext)
   assert "class Model(" in shown
   assert "\n    load(checkpoint" in shown
