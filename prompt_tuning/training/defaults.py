@@ -107,6 +107,18 @@ def prompt_rate(model: FrozenModel) -> float:
   return float(f"{_RELATIVE_RATE * size:.1g}")
 
 
+def periods(steps: int, stats: int | None = None) -> tuple[int, int]:
+  """Returns the steps between losses, and between ten evaluations.
+
+  Args:
+    steps: Training steps.
+    stats: Those between losses, which divide the others; by default there are a
+      hundred.
+  """
+  stats = stats or max(1, steps // 100)
+  return stats, max(1, steps // 10 // stats) * stats
+
+
 def is_by_length(platform: str, tokens: int) -> bool:
   """Returns whether to train by length; on accelerators it was not measured.
 
@@ -137,6 +149,7 @@ def choose(facts: Facts) -> list[Setting]:
   steps = min(max(_PASSES * facts.rows / batch, 500), most)
   steps = given.get("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))
   passes = f"{steps * batch / facts.rows:,.0f} passes over {facts.rows:,} rows"
+  stats, evals = periods(steps, given.get("STATS_PERIOD"))
   rate = facts.rate, "the paper's"
   if not isinstance(facts.config, T5Config):
     rate = facts.rate, "small, as the model's embeddings are"
@@ -151,8 +164,8 @@ def choose(facts: Facts) -> list[Setting]:
     Setting("LEARNING_RATE", *rate),
     Setting("BATCH_SIZE", batch, of_batch),
     Setting("TRAIN_STEPS_RELATIVE", steps, passes),
-    Setting("EVAL_PERIOD", steps // 10 or 1, "ten evaluations"),
-    Setting("STATS_PERIOD", steps // 100 or 1, "a hundred reports of the loss"),
+    Setting("EVAL_PERIOD", evals, "ten evaluations"),
+    Setting("STATS_PERIOD", stats, "a hundred reports of the loss"),
     Setting("DROPOUT_RATE", 0.0, "without it prompts scored higher here"),
     Setting("ACTIVATION_DTYPE", *dtype),
     *_memory_settings(facts, length, batch),

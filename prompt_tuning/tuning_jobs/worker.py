@@ -31,7 +31,7 @@ import filelock
 
 import prompt_tuning as pt
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.training import cluster_options
+from prompt_tuning.training import cluster_options, defaults
 from prompt_tuning.tuning_jobs import jobs, on_cluster, owners
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import Job
@@ -43,8 +43,6 @@ OF_MODEL = ("checkpoint", "vocabulary", "dtype", "base_weights")
 
 # Below the server's priority, which answers meanwhile.
 _NICENESS = 10
-# About this many losses and scores make a job's curves.
-_LOSSES, _SCORES = 100, 10
 # The message of these errors is for the user who queued the job.
 _USER_ERRORS = (ValueError, FloatingPointError)
 # The pause between looks at whether to stop, while another worker runs.
@@ -84,7 +82,7 @@ def work(
   while not should_stop() and (job := store.claim()) is not None:
     settings, prompt = dataclasses.asdict(job.settings), None
     del settings["n_epochs"]  # `steps` says the same.
-    stats_period, eval_period = _periods(job.settings.steps)
+    stats_period, eval_period = defaults.periods(job.settings.steps)
     try:
       with contextlib.suppress(events.CancelledError):
         prompt = tune(
@@ -125,13 +123,6 @@ def work(
           store.add_event(job, "notice", str(error), {})
         raise
       store.finish(job, jobs.FAILED, error=str(error))
-
-
-def _periods(steps: int) -> tuple[int, int]:
-  """Returns the steps between losses, and between scores, a multiple."""
-  stats = max(1, steps // _LOSSES)
-  evals = max(1, steps // _SCORES)
-  return stats, evals - evals % stats
 
 
 def _add_event(store: JobStore, job: Job, event: events.Event) -> None:

@@ -91,16 +91,24 @@ def test_rate_of_a_decoder_is_as_small_as_its_embeddings():
   assert rate.value == 0.01
 
 
+def test_a_run_takes_the_periods_of_any_number_of_steps():
+  for steps in [*range(1, 3000), 10_090, 999_983, 1_000_000]:
+    stats, evals = defaults.periods(steps)
+    assert stats >= 1  # `train` takes no others.
+    assert evals % stats == 0
+    assert steps // stats < 200
+    assert min(steps, 10) <= steps // evals < 20
+
+
 def test_settings_fit_those_of_the_user():
-  given = {"BATCH_SIZE": 50, "TRAIN_STEPS_RELATIVE": 20, "PROMPT_LENGTH": 7}
+  given = {"BATCH_SIZE": 50, "TRAIN_STEPS_RELATIVE": 255, "STATS_PERIOD": 7}
   found = {
     x.name: (x.value, x.reason)
     for x in defaults.choose(facts("xl", tokens=512, given=given))
   }
   assert {name: found[name][0] for name in given} == given
-  assert found["TRAIN_STEPS_RELATIVE"][1] == "1 passes over 1,000 rows"
-  assert found["EVAL_PERIOD"][0] == 2
-  assert found["STATS_PERIOD"][0] == 1
+  assert found["TRAIN_STEPS_RELATIVE"][1] == "13 passes over 1,000 rows"
+  assert found["EVAL_PERIOD"][0] == 21
   assert 50 % found["NUM_MICROBATCHES"][0] == 0
 
 
