@@ -129,14 +129,12 @@ def load_prompt(
     ValueError: if the file is missing or has no prompt.
   """
   path = epath.Path(path)
-  magic, start = np.lib.format.MAGIC_PREFIX, b""
-  if path.is_file():
-    with path.open("rb") as file:
-      start = file.read(len(magic))
-  suffix = ".npy" if start == magic else _suffix(path)
   if not path.is_file():
     raise ValueError(f"{path} is not a file.{_others(path)}")
-  if suffix == ".npy":
+  magic = np.lib.format.MAGIC_PREFIX
+  with path.open("rb") as file:
+    is_numpy = file.read(len(magic)) == magic
+  if is_numpy or _suffix(path) == ".npy":
     return checked(_read_numpy(path), path), None
   array, header = read_tensor(path, _KEY)
   array = checked(array, path)

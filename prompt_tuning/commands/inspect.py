@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> None:
 def _open(args: argparse.Namespace) -> tuple[Any, Any]:
   """Returns the `TunedPrompt`, and its `FrozenModel`."""
   from prompt_tuning.inference.requests import TunedPrompt
-  from prompt_tuning.interop import prompt_conversion
 
-  prompt = TunedPrompt(*prompt_conversion.read_prompt(args.path))
+  prompt = TunedPrompt.load(args.path)
   model = options.load_frozen(args, args.checkpoint)
   model.prompt_array(prompt)  # Refuses that of another model.
   return prompt, model

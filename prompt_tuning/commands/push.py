@@ -12,7 +12,6 @@ import argparse
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.inference.requests import TunedPrompt
-  from prompt_tuning.interop import prompt_conversion
 
-  prompt = TunedPrompt(*prompt_conversion.read_prompt(args.prompt))
+  prompt = TunedPrompt.load(args.prompt)
   print(prompt.push_to_hub(args.repository, args.base_model, args.private))

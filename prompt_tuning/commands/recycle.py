@@ -18,12 +18,11 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.inference import recycling
   from prompt_tuning.inference.requests import TunedPrompt
-  from prompt_tuning.interop import prompt_conversion
 
   old = options.load_frozen(args, args.source)
   new = options.load_frozen(args, args.target)
   moved = recycling.move(
-    TunedPrompt(*prompt_conversion.read_prompt(args.prompt)),
+    TunedPrompt.load(args.prompt),
     *(old, new, args.method, args.skip, args.tokens),
   )
   moved.save(args.output)

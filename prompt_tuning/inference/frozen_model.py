@@ -253,8 +253,8 @@ class FrozenModel:
 
     Args:
       inputs: Texts.
-      prompt: A tuned prompt, its file, or an array [P, H]; None: the model
-        alone.
+      prompt: A tuned prompt, its file or folder, or an array [P, H]; None: the
+        model alone.
       max_length: Limit on the tokens of an answer.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import hub, peft_adapters
+from prompt_tuning.interop import hub, peft_adapters, prompt_conversion
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class TunedPrompt:
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> "TunedPrompt":
-    """Reads a `.safetensors` or `.npy` file.
+    """Reads a prompt in any format; see `prompt_conversion.read_prompt`.
 
     Raises:
-      ValueError: if there is no such file, or it does not hold a prompt.
+      ValueError: if there is no such file or folder, or no prompt in it.
     """
-    return cls(*prompt_files.load_prompt(path))
+    return cls(*prompt_conversion.read_prompt(path))
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes a `.safetensors` file, or a `.npy` without metadata.

@@ -61,7 +61,8 @@ def save_adapter(
       tells a model that multiplies embeddings.
     title: The adapter's name on the hub, for a model card; by default there is
       no card.
-    model: The same model on this machine; by default `base_model`.
+    model: The same model on this machine; by default that of the metadata, or
+      `base_model`.
 
   Raises:
     ValueError: if `prompt` is not a prompt, or the folder is not empty, or a
@@ -72,6 +73,8 @@ def save_adapter(
   local_files.check_new(folder)
   if metadata is not None:
     base_model = base_model or metadata.base_model
+    if os.path.isdir(metadata.base_model or ""):
+      model = model or metadata.base_model
     metadata = dataclasses.replace(metadata, base_model=base_model)
   length, width = array.shape
   kind = _kind(model or base_model)

@@ -52,7 +52,10 @@ def read_prompt(
   from t5x import checkpoints
   from t5x.formats import stored_arrays
 
-  checkpoint = checkpoints.open_checkpoint(str(path))
+  try:
+    checkpoint = checkpoints.open_checkpoint(str(path))
+  except ValueError as error:
+    raise ValueError(f"Expected {best}, or a checkpoint. {error}") from error
   arrays = checkpoint.arrays
   if task is not None:
     arrays = computed_prompts.of_task(arrays, task)

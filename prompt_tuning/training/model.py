@@ -35,7 +35,6 @@ from prompt_tuning.data import (
 from prompt_tuning.inference.frozen_model import AnyPrompt, FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
-from prompt_tuning.interop import prompt_conversion
 from prompt_tuning.training import defaults, evaluation, tuning
 from t5x.configuration import arguments
 from t5x.runs import command_line, events
@@ -81,7 +80,7 @@ class Model(FrozenModel):
       length: Positions of the prompt; by default those of `init`, or as
         `defaults.choose` says, like `steps`, `learning_rate` and `batch_size`.
       init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
-        start from. By default the labels, if there are any.
+        start from, or its file. By default the labels, if there are any.
       labels: The legal targets of pairs; an empty list means free text. By
         default, the targets that occur, unless there are more than fifty or
         fewer than four pairs for each.
@@ -102,7 +101,10 @@ class Model(FrozenModel):
       ValueError: for wrong examples or settings.
       FloatingPointError: if the loss is not a number.
     """
-    start = init if isinstance(init, str) else self.prompt_array(init)
+    is_name = isinstance(init, str) and (
+      init in tuning.INITS or not os.path.exists(init)
+    )
+    start = init if is_name else self.prompt_array(init)
     if length is None and isinstance(start, np.ndarray):
       length = len(start)
     known = [x.name for x in dataclasses.fields(tuning.Settings)]
@@ -302,14 +304,14 @@ def load_for(
   """Reads a prompt, and loads the model that it was trained on.
 
   Args:
-    path: As for `prompt_conversion.read_prompt`, such as a run's folder.
+    path: As for `TunedPrompt.load`, such as a run's folder.
     checkpoint: The model; by default the one that the file names.
 
   Raises:
     ValueError: if there is no prompt, it names no model, or the model is not
       where it was.
   """
-  prompt = TunedPrompt(*prompt_conversion.read_prompt(path))
+  prompt = TunedPrompt.load(path)
   base = checkpoint or (prompt.metadata and prompt.metadata.base_model)
   if not base:
     raise ValueError(f"{path} does not name its model: give it, --model=MODEL.")

@@ -52,7 +52,7 @@ from t5x.runs import events, training
 # In training, inputs are cut to this many tokens.
 LONGEST = 512
 _BEST_METRIC = ".*/(?!invalid).*"
-_INITS = ("class_labels", "sampled_vocab", "random_uniform")
+INITS = ("class_labels", "sampled_vocab", "random_uniform")
 # Most tokens that a prompt is sampled from, the frequent ones (section 3.2).
 _POPULATION = 5000
 # The recipe's optimizer.
@@ -321,9 +321,9 @@ def initializer(
     return prompts.from_array(init)
   if init is None:
     init = "class_labels" if labels else "sampled_vocab"
-  if init not in _INITS:
+  if init not in INITS:
     raise ValueError(
-      f"Expected init to be one of {', '.join(_INITS)}, or a prompt, got "
+      f"Expected init to be one of {', '.join(INITS)}, or a prompt, got "
       f"{init!r}."
     )
   if init == "random_uniform":

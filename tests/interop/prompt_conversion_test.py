@@ -98,9 +98,12 @@ def test_refuses_a_checkpoint_without_a_single_prompt(tmp_path, prompt):
   path = _checkpoint(tmp_path, {"trained": trained}, prompt={"prompt": prompt})
   with pytest.raises(ValueError, match="trained beside encoder/layers_0/mlp"):
     prompt_conversion.read_prompt(path)
-  path = _checkpoint(tmp_path / "none")
-  with pytest.raises(ValueError, match="got none among 2 parameters"):
-    prompt_conversion.read_prompt(path)
+  _checkpoint(tmp_path / "none")
+  (tmp_path / "empty").mkdir()
+  no_run = "Expected .*/empty/prompt.safetensors, or a checkpoint. No check"
+  for name, message in ("none", "got none among 2"), ("empty", no_run):
+    with pytest.raises(ValueError, match=message):
+      prompt_conversion.read_prompt(tmp_path / name)
 
 
 @pytest.fixture
@@ -138,12 +141,12 @@ def test_adapter_is_scaled_as_its_model_is_without_a_name_too(tmp_path, prompt):
     parameter_path="decoder/prompt/prompt",
     base_model=str(gemma),
   )
-  prompt_conversion.write_prompt(tmp_path / "adapter", prompt, metadata)
-  file = tmp_path / "adapter" / peft_adapters.WEIGHTS
-  weights = safetensors.numpy.load_file(file)
-  np.testing.assert_array_equal(
-    weights["prompt_embeddings"], prompt * np.float32(prompt.shape[1] ** 0.5)
-  )
+  scaled, weights = prompt * np.float32(prompt.shape[1] ** 0.5), {}
+  for name, base in (("pushed", "me/assistant"), ("adapter", None)):
+    prompt_conversion.write_prompt(tmp_path / name, prompt, metadata, base)
+    file = tmp_path / name / peft_adapters.WEIGHTS
+    weights = safetensors.numpy.load_file(file)
+    np.testing.assert_array_equal(weights["prompt_embeddings"], scaled)
   gemma.rename(tmp_path / "moved")
   read, header = prompt_conversion.read_prompt(tmp_path / "adapter")
   np.testing.assert_allclose(read, prompt, rtol=1e-6)

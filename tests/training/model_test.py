@@ -79,11 +79,11 @@ def test_prompt_is_the_best_by_validation(tiny_model, prompt, tmp_path):
   assert prompt.score == max(e["score"] for e in prompt.evals)
   assert len(prompt.evals) == 2
   assert tuning.Settings(length=1, steps=40).period == 4
-  path = tmp_path / "reviews.safetensors"
+  path = tmp_path / "prompt.safetensors"
   prompt.save(path)
   loaded = pt.TunedPrompt.load(path)
   assert loaded.metadata == prompt.metadata
-  for array in (loaded.array, tiny_model.prompt_array(path)):
+  for array in (loaded.array, tiny_model.prompt_array(tmp_path)):
     np.testing.assert_array_equal(array, prompt.array)
 
 
@@ -183,12 +183,14 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
 
 
 def test_a_prompt_to_start_from_says_the_length(
-  tiny_model, prompt, monkeypatch
+  tiny_model, prompt, monkeypatch, tmp_path
 ):
   monkeypatch.setattr(
     tuning, "tune", lambda model, found, settings, *_: settings
   )
-  settings = tiny_model.tune(PAIRS, init=prompt)
+  path = f"{tmp_path}/start.safetensors"
+  prompt.save(path)
+  settings = tiny_model.tune(PAIRS, init=path)
   init = tuning.initializer(tiny_model, (), settings)
   assert settings.length == 4
   np.testing.assert_array_equal(init(None, (4, tiny.WIDTH)), prompt.array)
