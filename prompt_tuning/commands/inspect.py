@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> None:
       raise ValueError(
         f"{args.path} is a prompt: give the base model, --checkpoint=PATH."
       )
+  if args.checkpoint and args.other:
+    raise ValueError(
+      f"{args.path} is a prompt, which is not compared: leave {args.other} out."
+    )
   if args.checkpoint:
     (_audit_prompt if args.audit else _inspect_prompt)(args)
   else:

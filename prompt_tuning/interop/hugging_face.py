@@ -205,8 +205,8 @@ def read_config(folder: pathlib.Path) -> Config:
         f"{folder} is not a Hugging Face folder: no {CONFIG} in it."
       )
     raise ValueError(
-      f"Found no folder {folder} in {pathlib.Path.cwd()}. If it is the name "
-      "of a model of Hugging Face's hub, download its files to a folder first."
+      f"Found no folder {folder} in {pathlib.Path.cwd()}. The name of a model "
+      "on the hub is OWNER/NAME."
     )
   config = parsing.json_file(file, "a model configuration", {"model_type": Any})
   model_type = config["model_type"]

@@ -29,7 +29,9 @@ def _open_model(path: str) -> Any:
   from prompt_tuning.interop import hub
 
   path = os.fspath(path)
-  is_folder = os.path.isfile(os.path.join(path, "config.json"))
+  # Of a folder without config.json, Hugging Face's reader says so.
+  names = ("config.json", "model.safetensors", "model.safetensors.index.json")
+  is_folder = any(os.path.isfile(os.path.join(path, x)) for x in names)
   if not (is_folder or hub.is_name(path)):
     return None
   # It imports JAX.

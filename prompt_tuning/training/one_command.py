@@ -22,7 +22,7 @@ import seqio
 
 from prompt_tuning import tasks  # noqa: F401  # Registers them.
 from prompt_tuning.data import files as files_lib
-from prompt_tuning.data import task_facts, task_rows
+from prompt_tuning.data import task_facts, task_lookup, task_names, task_rows
 from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
 from prompt_tuning.models.t5.config import config_of
@@ -114,8 +114,13 @@ def make(
       model_file = "t5_1_1" if words.extra_ids else "mt5"
       values["VOCABULARY_FILE"] = base_models.vocabulary_file(model)
     values |= {f"network.T5Config.{x}": getattr(config, x) for x in SIZES}
-  registries = seqio.TaskRegistry, seqio.MixtureRegistry
-  is_task = any(data in x.names() for x in registries)
+  known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+  is_task = data in known
+  if not (is_task or "/" in data or "." in data or os.path.exists(data)):
+    raise ValueError(
+      "Expected a file, OWNER/NAME of a data set on the hub, or a task. "
+      f"{task_names.unknown(data, known)}"
+    )
   values |= {"TASK": data} if is_task else _data_bindings(data)
   bindings = [f"{name} = {value!r}" for name, value in values.items()]
   recipes = [x for x in gin_files if _RUN in _with_includes(x)]
@@ -138,7 +143,7 @@ def make(
   facts = defaults.Facts(
     config,
     sum(x.size for x in base.arrays.values()),
-    seqio.get_mixture_or_task(task).num_input_examples("train") or 1,
+    task_lookup.find(task, "train").num_input_examples("train") or 1,
     task_facts.lengths(task, words)["inputs"],
     len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
     *(*defaults.device(), defaults.prompt_rate(opened), given),
