@@ -47,7 +47,7 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
         known.add(model)
       else:
         model = metadata.base_model
-      models[model] = metadata.base_model
+      models[model] = metadata.base_model or models.get(model)
     file = pathlib.Path(os.path.abspath(path))
     name = file.name if file.is_dir() else file.stem
     name = file.parent.name if name == "prompt" else name
@@ -55,9 +55,10 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
     if copy in copies:
       raise ValueError(f"Two prompts are called {name}: {', '.join(given)}.")
     copies[copy] = prompt, metadata
-  if (count := max(len(known), len({*models.values()}))) > 1:
+  named = [*filter(None, models.values())]
+  if (count := max(len(known), len({*named}))) > 1:
     raise ValueError(f"Expected prompts of one model, got {count}.")
-  checkpoint = checkpoint or next(iter(models.values()), None)
+  checkpoint = checkpoint or next(iter(named), None)
   if checkpoint is None:
     raise ValueError(
       f"{', '.join(given)}: the model is not named. Give it: --checkpoint=PATH."

@@ -164,7 +164,7 @@ def pairs(
   input_columns: Sequence[str] | None = None,
   target_column: str | None = None,
 ) -> list[tuple[str, str]]:
-  """Returns all rows of a file or table as pairs (input, target).
+  """Returns all rows of a file or table as pairs, and prints their columns.
 
   Raises:
     ValueError: if a column, an input or a target is missing; see `read`.
@@ -174,6 +174,8 @@ def pairs(
   inputs, target = row_files.choose_columns(
     {"train": rows}, {"train": path}, input_columns, target_column
   )
+  columns = f"input {', '.join(inputs)}; target {target}"
+  print(f"{path}: {columns}", file=sys.stderr)
   return [(_input(row, inputs), _target(row, target)) for row in rows]
 
 

@@ -127,7 +127,8 @@ def choose_columns(
       "answer", "output" or "class".
 
   Raises:
-    ValueError: if a column is missing, or the target is an input too.
+    ValueError: if a column is missing, or the target is an input too, or an
+      input that was found says it in other words.
   """
   path, columns = paths["train"], list(rows["train"][0].cells)
   if target is None:
@@ -141,7 +142,7 @@ def choose_columns(
       )
     target = found[0]
   others = (x for x in columns if x != target and x.lower() not in _NOT_INPUTS)
-  inputs = tuple(inputs or others)
+  is_found, inputs = not inputs, tuple(inputs or others)
   if not inputs or target in inputs:
     raise ValueError(
       f"{path}: expected columns of inputs beside {target}, got "
@@ -155,7 +156,22 @@ def choose_columns(
           f"{path}, line 1: expected the column {column}, got "
           f"{', '.join(there)}."
         )
+  for column in inputs if is_found and len(inputs) > 1 else ():
+    if _repeats(rows["train"], column, target):
+      raise ValueError(
+        f"{paths['train']}: the column {column} says {target} in other words, "
+        "so the input would have the answer in it. Name the inputs: "
+        "--gin.INPUT_COLUMNS=\"['...']\", or --input_columns=... in "
+        "prompt-tuning eval and inspect. In Python, leave the column out."
+      )
   return inputs, target
+
+
+def _repeats(rows: Sequence[Row], column: str, target: str) -> bool:
+  """Returns whether each value of a column goes with one label, and back."""
+  pairs = {(str(row.cells[column]), str(row.cells[target])) for row in rows}
+  first, second = (len(set(x)) for x in zip(*pairs, strict=True))
+  return 1 < len(pairs) == first == second <= len(rows) / 4
 
 
 def _parquet(path: str) -> Any:

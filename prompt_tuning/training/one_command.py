@@ -308,7 +308,9 @@ def _scores(
     f"\n{metric} on {len(tuned):,} rows that were not trained on; the prompt "
     "was chosen by them"
   )
-  yield f"  most frequent answer  {100 * count / len(tuned):5.1f}  ({target})"
+  if metric in ("accuracy", "em"):  # Others do not score it by its share.
+    share = 100 * count / len(tuned)
+    yield f"  most frequent answer  {share:5.1f}  ({target})"
   yield f"  frozen model          {before[metric]:5.1f}"
   yield f"  with the prompt       {after[metric]:5.1f}  (at step {step})\n"
   for (text, target), row in list(zip(pairs, tuned, strict=True))[

@@ -170,7 +170,7 @@ def test_files_of_the_user_are_kept_in_training_and_evaluation(
 def test_each_task_of_a_mixture_is_reported(tmp_path):
   (tmp_path / "inference_eval").mkdir()
   read = {"inputs_pretokenized": "a film", "targets_pretokenized": "good"}
-  scores = {"one": {"accuracy": 100.0}, "two": {"accuracy": 0.0}}
+  scores = {"one": {"accuracy": 100.0}, "two": {"matthews_corrcoef": 0.0}}
   for task, answer in zip(scores, ("good", "bad"), strict=True):
     path = tmp_path / "inference_eval" / f"{task}-000007.jsonl"
     path.write_text(json.dumps({"input": read, "output": answer}) + "\n")
@@ -179,8 +179,10 @@ def test_each_task_of_a_mixture_is_reported(tmp_path):
   first, second = one_command._report(command, best, scores).split("two:")
   assert first.startswith("\none:")
   assert "prompt       100.0" in first
+  assert "answer  100.0" in first
   assert "good  (right)" in first
   assert "prompt         0.0" in second
+  assert "most frequent" not in second  # Its correlation would be 0.
   assert "(expected good)" in second
 
 
@@ -234,15 +236,20 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   answers = model.generate(texts, prompt, 4)
   assert capsys.readouterr().out == "".join(f"{x}\n" for x in answers)
   assert not console.main(["eval", OUT, "reviews.csv"])
-  (line,) = capsys.readouterr().out.splitlines()
+  out, err = capsys.readouterr()
+  assert "reviews.csv: input text; target label\n" in err
+  (line,) = out.splitlines()
   FRAME.rename(columns={"label": "y"}).to_csv("y.csv", index=False)
   words = ["eval", OUT, "y.csv", "--target_column=y", "--input_columns=text"]
   assert not console.main(words)
   assert capsys.readouterr().out == f"y{line.removeprefix('reviews')}\n"
   scores = model.evaluate("reviews.csv", prompt)
   assert line.startswith(f"reviews.csv: accuracy {scores['accuracy']:.2f}")
+  # A checkpoint does not name its model.
+  last = next((folder / OUT).glob("checkpoint_*"))
+  words = ["serve", OUT, str(last), "--prompts=served"]
   for _ in range(2):
-    args = serve.complete(console.parse(["serve", OUT, "--prompts=served"]))
+    args = serve.complete(console.parse(words))
   assert args.checkpoint == name
   served, _ = prompt_files.load_prompt(f"served/{OUT}.safetensors")
   np.testing.assert_array_equal(served, prompt.array)

@@ -132,6 +132,16 @@ def test_several_inputs_are_named_and_many_targets_are_free_text(tmp_path):
   assert data.splits["train"][0]["inputs"].startswith("h")
 
 
+def test_a_column_that_says_the_label_is_no_input_unless_it_is_named(tmp_path):
+  rows = [f"film {i},{i % 2},{'good' if i % 2 else 'bad'}" for i in range(12)]
+  path = write(tmp_path / "r.csv", rows, "text,label,label_text")
+  for target, other in ("label", "label_text"), ("label_text", "label"):
+    with pytest.raises(ValueError, match=f"{other} says {target} in other"):
+      read(path, target_column=target)
+    data = read(path, input_columns=["text", other], target_column=target)
+    assert data.inputs == ("text", other)
+
+
 @pytest.mark.parametrize(
   ("rows", "held_out", "inputs"),
   [
