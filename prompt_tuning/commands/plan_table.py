@@ -21,16 +21,9 @@ def run(args: argparse.Namespace) -> None:
   plan = sheets.parse(args.root / "configs/plan.toml", plan_table.Plan)
   results = args.root / "results"
   records = {kind: results / f"plan_{kind}.json" for kind in ("tpu", "gpu")}
-  programs = plan_table.check_names("programs", args.programs, plan.programs)
   if args.compile:
     targets.prepare()
-    cells = plan.select(
-      args.compile,
-      args.attention,
-      methods=args.methods,
-      sizes=args.sizes,
-      topologies=args.topologies,
-    )
-    plan_table.compile_cells(plan, records[args.compile], cells, programs)
+    cells = plan.select(args.compile, args.attention)
+    plan_table.compile_cells(plan, records[args.compile], cells)
   page = plan_page.page(plan, plan_table.read(*records.values()))
   (results / "plan.md").write_text(page)

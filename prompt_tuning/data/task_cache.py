@@ -17,7 +17,6 @@ import tensorflow as tf
 import tqdm
 
 from prompt_tuning import project_files
-from prompt_tuning.data import task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
 # The number of files that seqio reads at once, so that examples shuffle well.
@@ -43,17 +42,14 @@ def write(
     Split -> number of written examples; empty if all splits existed.
 
   Raises:
-    ValueError: if the task cannot be cached, lacks a split or its data, or if
-      the existing cache has tokens of another vocabulary.
+    ValueError: if the task cannot be cached or lacks its data, or if the
+      existing cache has tokens of another vocabulary.
   """
   if not task.supports_caching:
     raise ValueError(
       f"Expected {task.name} to have a seqio.CacheDatasetPlaceholder among its "
       "preprocessors, got none."
     )
-  splits = list(splits or task.splits)
-  for split in splits:
-    task_lookup.check_split(task, split)
   cache_dir.mkdir(parents=True, exist_ok=True)
   # If another process writes the cache, wait for it; nothing is left to do
   # then.
@@ -79,7 +75,7 @@ def write(
     try:
       counts = {
         split: _write_split(task, split, partial, vocabularies)
-        for split in splits
+        for split in splits or task.splits
         if not os.path.exists(seqio.get_cached_info_path(str(folder), split))
       }
       folder.mkdir(exist_ok=True)

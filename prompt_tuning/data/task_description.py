@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tqdm
 
-from prompt_tuning.data import task_lookup, task_rows
+from prompt_tuning.data import task_rows
 
 _QUANTILES = {"median": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
 _MAX_TARGETS = 8
@@ -25,13 +25,8 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
     num_examples: Number of examples to show whole, from the first on.
 
   Raises:
-    ValueError: if the split is missing or empty, or `num_examples` is negative.
+    ValueError: if the split is empty.
   """
-  if num_examples < 0:
-    raise ValueError(
-      f"Expected a number of examples to show, 0 or more, got {num_examples}."
-    )
-  task_lookup.check_split(task, split)
   lengths = {name: [] for name in task.output_features}
   targets = collections.Counter()
   labels = collections.Counter()

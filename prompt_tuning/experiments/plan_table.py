@@ -4,7 +4,7 @@ Each record is written to a JSON file at once, so that a stopped command can
 resume; `plan_page` needs only these files and `configs/plan.toml`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -118,27 +118,21 @@ class Plan(Strict):
       ),
     ]
 
-  def select(
-    self, kind: str, attention: str = "", **names: Sequence[str] | None
-  ) -> list[Cell]:
+  def select(self, kind: str, attention: str = "") -> list[Cell]:
     """Returns the cells of the table with the given values.
 
     Args:
       kind: Of the devices, "tpu" or "gpu".
       attention: A kernel of attention, or "".
-      **names: "methods", "sizes" and "topologies", each a list, or None for
-        all.
 
     Raises:
-      ValueError: if the table has no such value, or no such cell.
+      ValueError: if the table has no such cell.
     """
-    wanted = {k: check_names(k, x, getattr(self, k)) for k, x in names.items()}
     found = [
       cell
       for cell in self.cells()
       if ("100" in cell.topology) == (kind == "gpu")
       and cell.attention == attention
-      and all(getattr(cell, _FIELDS[k]) in x for k, x in wanted.items())
     ]
     if not found:
       raise ValueError(
@@ -147,27 +141,8 @@ class Plan(Strict):
     return found
 
 
-# Of a plan, and of a cell.
-_FIELDS = {"methods": "method", "sizes": "size", "topologies": "topology"}
-
-
-def check_names(
-  flag: str, given: Sequence[str] | None, known: Collection[str]
-) -> list[str]:
-  """Returns the list of a flag, by default all that is known.
-
-  Raises:
-    ValueError: if it has an unknown name.
-  """
-  if unknown := [x for x in given or () if x not in known]:
-    raise ValueError(
-      f"--{flag}: expected some of {', '.join(known)}, got {', '.join(unknown)}"
-    )
-  return list(given or known)
-
-
 def compile_cells(
-  plan: Plan, path: pathlib.Path, chosen: Sequence[Cell], wanted: Sequence[str]
+  plan: Plan, path: pathlib.Path, chosen: Sequence[Cell]
 ) -> None:
   """Compiles the programs that a file of records lacks, and adds them to it.
 
@@ -175,12 +150,12 @@ def compile_cells(
     plan: The table.
     path: The JSON file.
     chosen: The cells.
-    wanted: The programs of each cell.
   """
   key = ("size", "method", "topology", "attention", "program")
   done = {tuple(r.get(x, "") for x in key) for r in read(path)}
   for cell in chosen:
-    missing = [x for x in wanted if (*dataclasses.astuple(cell), x) not in done]
+    place = dataclasses.astuple(cell)
+    missing = [x for x in plan.programs if (*place, x) not in done]
     if not missing:
       continue
     target = targets.find(plan.topologies[cell.topology])

@@ -21,13 +21,11 @@ def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
   Args:
     path: The folder of a Hugging Face T5 1.1 or decoder, or its name on the
       hub, or a checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
-    source_format: "hf" or "t5x"; None finds out.
+    source_format: "hf" takes nothing else than the former two.
 
   Raises:
     ValueError: if it is missing, or has another format.
   """
-  if source_format is None:
-    source_format = "hf" if hugging_face.is_folder(path) else "t5x"
   if source_format == "hf":
     return hugging_face.open_folder(path)
   return base_checkpoints.open_checkpoint(path)
