@@ -101,10 +101,10 @@ class Model(FrozenModel):
       ValueError: for wrong examples or settings.
       FloatingPointError: if the loss is not a number.
     """
-    is_name = isinstance(init, str) and (
-      init in tuning.INITS or not os.path.exists(init)
-    )
-    start = init if is_name else self.prompt_array(init)
+    start = init if isinstance(init, str) else self.prompt_array(init)
+    if isinstance(start, str) and start not in tuning.INITS:
+      # Of a name that is neither, `tuning.initializer` says so.
+      start = self.prompt_array(start) if os.path.exists(start) else start
     if length is None and isinstance(start, np.ndarray):
       length = len(start)
     known = [x.name for x in dataclasses.fields(tuning.Settings)]
