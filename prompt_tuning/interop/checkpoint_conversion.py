@@ -86,7 +86,7 @@ def convert(
       "hf" of a decoder, "t5x" of a T5.
     target: For "hf" a new folder, for others the parent folder of
       `checkpoint_<step>`.
-    step: Pretraining steps, if the model does not record them.
+    step: Pretraining steps, 0 or more, if the model does not record them.
 
   Returns:
     A summary for the user.
@@ -95,8 +95,6 @@ def convert(
     ValueError: if the format cannot hold the model or the step, the target
       exists, or several vocabularies might be the model's.
   """
-  if step is not None and step < 0:
-    raise ValueError(f"Expected a step of 0 or more, got {step}.")
   vocabulary = _vocabulary(model)
   is_decoder = "folder" in model.metadata
   name = hugging_face.TOKENIZER if is_decoder else "spiece.model"

@@ -100,12 +100,8 @@ def test_vocabulary_is_copied_and_none_is_replaced(folder, tmp_path):
   copy = tmp_path / "t5x" / "spiece.model"
   assert copy.read_bytes() == b"vocabulary"
   copy.write_bytes(b"another")
-  for arguments, step, message in (
-    (("hf", folder, "t5x", tmp_path / "t5x"), 1, "another model's"),
-    (("hf", folder, "t5x", tmp_path / "x"), -1, "step of 0 or more, got -1"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      _convert(*arguments, step=step)
+  with pytest.raises(ValueError, match="another model's"):
+    _convert("hf", folder, "t5x", tmp_path / "t5x", step=1)
   assert not (tmp_path / "t5x" / "checkpoint_1").exists()
   (tmp_path / "t5x" / "a.model").write_bytes(b"a second")
   with pytest.raises(ValueError, match=r"one vocabulary .* a\.model, spiece"):
