@@ -361,6 +361,7 @@ class SaveBestCheckpointer(Checkpointer):
 
   def __post_init__(self, train_state, partitioner, checkpoints_dir):
     self.metric = self.metric_name_to_monitor
+    arguments.check_pattern("the metric (BEST_METRIC)", self.metric)
     super().__post_init__(train_state, partitioner, checkpoints_dir)
 
 

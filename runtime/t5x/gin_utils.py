@@ -29,6 +29,12 @@ _ONE_CONFIGURATION = threading.RLock()
 _GIN_NOTES = re.compile(
   r"\n\s*In call to configurable .*| in config string:.*", re.DOTALL
 )
+# Errors that are a line of text, and the remedy for a device's full memory.
+_EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
+_FULL = (
+  " Give a smaller BATCH_SIZE or, in training, NUM_MICROBATCHES; prompt-tuning "
+  "plan shows the memory that a command needs."
+)
 
 
 def parse_gin_flags(
@@ -221,8 +227,8 @@ def run_entry_point(
 ) -> None:
   """Runs a function as a program; gin binds the function's parameters.
 
-  A wrong configuration or a NaN loss ends it with status 1 and one line, which
-  says how to fix it; --traceback shows the rest.
+  A wrong configuration, a NaN loss or a full device ends it with status 1 and
+  one line, which says how to fix it; --traceback shows the rest.
 
   Args:
     fn: The function, registered with gin under its own name.
@@ -237,11 +243,14 @@ def run_entry_point(
     gc.freeze()  # Modules stay: the collector need not look through them.
     try:
       _start(fn, run)
-    except (ValueError, OSError, ImportError, FloatingPointError) as e:
-      if flags.FLAGS.traceback:
+    except (*_EXPECTED, RuntimeError) as e:
+      text = _GIN_NOTES.sub("", str(e))
+      if is_full := text.startswith("RESOURCE_EXHAUSTED"):  # XLA's.
+        text = text.partition("\n")[0] + _FULL
+      if flags.FLAGS.traceback or not (is_full or isinstance(e, _EXPECTED)):
         raise
       command_flags.tell_others()
-      print(f"Error: {_GIN_NOTES.sub('', str(e))}", file=sys.stderr)
+      print(f"Error: {text}", file=sys.stderr)
       command_flags.leave(1)
       sys.exit(1)
     except SystemExit:

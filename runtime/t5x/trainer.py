@@ -280,6 +280,7 @@ class EarlyStoppingAction(BaseAction):
   def __post_init__(self):
     arguments.check(type(self), {"mode": self.mode})
     self._pattern = "/".join(self.metric)
+    arguments.check_pattern("the metric", self._pattern)
     self._sign = 1 if self.mode == "max" else -1
     self._best: float | None = None
     self._since_best = 0

@@ -1,6 +1,7 @@
 """Configurations that gin files bind, and inference on a whole data set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -88,12 +89,15 @@ class RestoreCheckpointConfig:
 
   def __post_init__(self):
     arguments.check(type(self), {"mode": self.mode})
-    try:
-      jnp.dtype(self.dtype)
-    except TypeError:
-      raise ValueError(
-        f"Expected a dtype such as float32 or bfloat16, got {self.dtype!r}."
-      ) from None
+    for pattern, _ in self.assignment_map or ():
+      arguments.check_pattern("assignment_map", pattern)
+    with contextlib.suppress(TypeError):
+      if self.dtype is None or jnp.issubdtype(self.dtype, jnp.floating):
+        return
+    raise ValueError(
+      "Expected a dtype of floats, such as float32 or bfloat16, got "
+      f"{self.dtype!r}. For int8, add gin/models/int8.gin."
+    )
 
   def source(self, name: str) -> str | None:
     """Returns the name in the checkpoint of a parameter of the model."""
@@ -167,10 +171,10 @@ def get_infer_fn(
     partitioner: Where to run.
 
   Returns:
-    A function of an enumerated data set, every process the whole of it, a
-    state and, if wanted, a function that is called after each batch with its
-    number of examples. It gives (index, tree of numpy arrays) in the order of
-    the data.
+    A function of (index, example) pairs, every process all of them, a state
+    and, if wanted, a function that is called after each batch with its number
+    of examples. It gives (index, tree of numpy arrays) in the order of the
+    data.
   """
   step = partition_infer_step(infer_step, train_state_axes, partitioner)
   # This process's part of a batch.
@@ -191,15 +195,15 @@ def get_infer_fn(
     )
 
   def infer(
-    dataset: Any,
+    data: Iterable[tuple[int, Mapping[str, np.ndarray]]],
     state: TrainState,
     after_batch: Callable[[int], None] | None = None,
   ) -> Results:
-    examples = list(dataset.as_numpy_iterator())
+    examples = list(data)
     if not examples:
       return []
     sizes = np.array([lengths.count_tokens(x) for _, x in examples])
-    padded = len(examples[0][1].get(lengths.INPUTS, ()))
+    padded = len(examples[0][1][lengths.INPUTS])
     results: dict[int, Any] = {}
 
     def finish(part: lengths.Microbatch, outputs: Any) -> None:

@@ -186,17 +186,23 @@ def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   assert {path.suffix for path in new} <= {".pyc", ""}  # And __pycache__.
 
 
-def test_loss_that_is_no_number_is_one_line_and_status_1(monkeypatch, capsys):
+def test_failure_of_a_run_is_one_line_and_status_1(monkeypatch, capsys):
+  errors = [
+    RuntimeError("RESOURCE_EXHAUSTED: No.\nMore"),
+    FloatingPointError("After step 3, the loss is nan."),
+  ]
+
   def fail(*unused):
-    raise FloatingPointError("After step 3, the loss is nan.")
+    raise errors.pop()
 
   monkeypatch.setattr(gin_utils, "_start", fail)
   monkeypatch.setattr(sys, "argv", ["train"])
-  with pytest.raises(SystemExit) as exit_:
-    gin_utils.run_entry_point(fail, fail)
-  assert exit_.value.code == 1
-  error = capsys.readouterr().err
-  assert error == "Error: After step 3, the loss is nan.\n"
+  for said in ("After step 3, the loss is nan.", ".* No. Give a smaller .*"):
+    with pytest.raises(SystemExit) as exit_:
+      gin_utils.run_entry_point(fail, fail)
+    assert exit_.value.code == 1
+    assert re.fullmatch(f"Error: {said}\n", capsys.readouterr().err)
+    monkeypatch.setattr(gin_utils, "define_flags", bool)  # They are defined.
 
 
 def test_threads_that_wait_for_a_checkpoint_do_not_keep_a_failed_command(

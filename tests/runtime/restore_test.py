@@ -65,6 +65,7 @@ WIDER = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 32), np.float32))
     ),
     # Nothing falls back to its initialiser unasked.
     ({}, {"assignment_map": None}, "encoder/prompt/prompt is not in the"),
+    ({}, {"assignment_map": [("(", None)]}, r"expression, got '\(': missing"),
     ({}, {"fallback_to_scratch": False}, "fallback_to_scratch is off"),
     ({"prompt_init": WIDER}, {}, r"Expected a prompt of shape \(4, 16\)"),
     ({"with_prompt": False}, {}, "matches none of the"),
@@ -152,6 +153,8 @@ def test_empty_split_is_refused():
     splits=["train"],
   )
   empty = task.replace(name="tiny_empty", source=source)
-  cfg = tiny.dataset_config(mixture_or_task_name=empty)
-  with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
-    utils.get_dataset(cfg, None, tiny.make_model().feature_converter_cls)
+  # Training would end where the mixture comes to the empty task.
+  for provider in (empty, seqio.Mixture("mixed", [task, empty], 1.0)):
+    cfg = tiny.dataset_config(mixture_or_task_name=provider)
+    with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
+      utils.get_dataset(cfg, None, tiny.make_model().feature_converter_cls)

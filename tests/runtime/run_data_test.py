@@ -120,14 +120,17 @@ def test_a_damaged_file_of_examples_is_named(tmp_path, damage):
   source = seqio.FileDataSource(tf.data.TFRecordDataset, {"train": str(path)})
   cfg = _config(seqio.Task("damaged", source, {}))
 
-  @plan_lib.with_arguments_of(dataclasses.make_dataclass("Plan", ["cfg"]))
+  @plan_lib.with_arguments_of(dataclasses.make_dataclass("Plan", ["cfg", "n"]))
   def read(plan):
-    return len(list(plan.cfg.task_or_mixture().source.get_dataset("train")))
+    rows = list(plan.cfg.task_or_mixture().source.get_dataset("train"))
+    tf.debugging.assert_equal(len(rows), plan.n, "As a preprocessor may.")
 
-  assert read(cfg=cfg) == 1
+  read(cfg=cfg, n=1)
+  with pytest.raises(ValueError, match="of damaged cannot be prepared: As a"):
+    read(cfg=cfg, n=2)
   DAMAGES[damage](path)
   with pytest.raises(ValueError, match=f"in {path} cannot .* Get another"):
-    read(cfg=cfg)
+    read(cfg=cfg, n=1)
 
 
 def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):

@@ -74,6 +74,16 @@ def check(owner: Any, values: Mapping[str, Any]) -> None:
     raise ValueError(" ".join(wrong))
 
 
+def check_pattern(name: str, pattern: str) -> None:
+  """Raises ValueError if an argument is no regular expression."""
+  try:
+    re.compile(pattern)
+  except re.error as e:
+    raise ValueError(
+      f"Expected {name} to be a regular expression, got {pattern!r}: {e}."
+    ) from e
+
+
 def _misfit(value: Any, hint: Any, name: str) -> str:
   """Returns a sentence on a value that does not fit, or on its wrong item."""
   for choice in typing.get_args(hint) if _origin(hint) in _UNIONS else [hint]:

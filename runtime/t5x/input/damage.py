@@ -12,22 +12,26 @@ from t5x.input.datasets import DatasetConfig
 
 @contextlib.contextmanager
 def named(cfgs: Sequence[DatasetConfig]) -> Iterator[None]:
-  """Turns TensorFlow's error of reading examples into one that names the file.
+  """Turns TensorFlow's error of examples into one that names a damaged file.
 
   Args:
     cfgs: The examples that may be read meanwhile.
 
   Raises:
-    ValueError: if TensorFlow cannot read them.
+    ValueError: if TensorFlow cannot read or prepare them.
   """
   try:
     yield
   except tf.errors.OpError as error:
-    bad = [file for cfg in cfgs for file in _files(cfg) if _is_damaged(file)]
-    names = ", ".join(bad[:1] or [cfg.name for cfg in cfgs])
+    for file in (file for cfg in cfgs for file in _files(cfg)):
+      if _is_damaged(file):
+        raise ValueError(
+          f"The examples in {file} cannot be read: {error.message:.300}. Get "
+          "another copy, or build the data again."
+        ) from error
+    names = ", ".join(dict.fromkeys(cfg.name for cfg in cfgs))
     raise ValueError(
-      f"The examples in {names} cannot be read: {error.message:.300}. Get "
-      "another copy, or build the data again."
+      f"The examples of {names} cannot be prepared: {error.message:.300}"
     ) from error
 
 

@@ -189,8 +189,8 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
   """Refuses a task and a model that do not share their vocabularies.
 
   Raises:
-    ValueError: if they differ, or the model has fewer rows than pieces, or a
-      cached task was tokenized with another vocabulary.
+    ValueError: if they differ, a feature has no length, the model has fewer
+      rows than pieces, or a cached task was tokenized with another vocabulary.
   """
   provider = cfg.task_or_mixture()
   features = provider.output_features
@@ -198,6 +198,12 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
     ("inputs", model.input_vocabulary),
     ("targets", model.output_vocabulary),
   ):
+    lengths = cfg.task_feature_lengths
+    if lengths is not None and name not in lengths:
+      raise ValueError(
+        "Expected TASK_FEATURE_LENGTHS of inputs and targets, got "
+        f"{dict(lengths)}."
+      )
     ours = features[name].vocabulary
     if not ours == vocabulary:
       raise ValueError(
@@ -259,7 +265,6 @@ def get_dataset(
   cfg: DatasetConfig,
   rows: Sequence[int] | None,
   feature_converter_cls: Callable[..., seqio.FeatureConverter],
-  num_epochs: int | None = None,
 ) -> tf.data.Dataset:
   """Makes one process's part of the batches of a data set.
 
@@ -270,22 +275,22 @@ def get_dataset(
     cfg: Which examples; the lengths must be given.
     rows: This process's part of each batch; None is all of it.
     feature_converter_cls: From task features to model features.
-    num_epochs: None repeats without end.
 
   Returns:
-    These rows of each batch, which has the examples, and in the order, that
-    `seqio.get_dataset` gives to one process.
+    These rows of each batch, without end. A batch has the examples, and in the
+    order, that `seqio.get_dataset` gives to one process.
 
   Raises:
-    ValueError: if the split is empty.
+    ValueError: if the split of a task is empty.
   """
   if cfg.task_feature_lengths is None:
     raise ValueError("Training needs TASK_FEATURE_LENGTHS.")
   seed = cfg.seed
   if seed is None:  # One for all processes, as they part the same batches.
     seed = multihost.from_first_process(secrets.randbits(31))
+  provider = cfg.task_or_mixture()
   arguments = {
-    "mixture_or_task_name": cfg.task_or_mixture(),
+    "mixture_or_task_name": provider,
     "task_feature_lengths": cfg.task_feature_lengths,
     "dataset_split": cfg.split,
     "feature_converter": feature_converter_cls(
@@ -297,15 +302,22 @@ def get_dataset(
     "seed": seed,
     "trim_output_features": cfg.trim_output_features,
   }
-  repeats = cfg.shuffle and num_epochs is None and not cfg.pack
-  # A separate pipeline: each iteration of a shuffled one has another order, and
+  # Separate pipelines: each iteration of a shuffled one has another order, and
   # training must have that of the first.
-  first = pipelines.build(
-    seqio.get_dataset, **arguments, verbose=False, shuffle=False, num_epochs=1
-  ).take(1)
-  if next(iter(first), None) is None:
-    raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
-  if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
+  for task in seqio.get_subtasks(provider):
+    if cfg.split not in task.splits:
+      continue  # A mixture takes what its tasks have.
+    rows_of_task = pipelines.build(
+      task.get_dataset,
+      cfg.task_feature_lengths,
+      cfg.split,
+      cfg.use_cached,
+      shuffle=False,
+    )
+    if next(iter(rows_of_task.take(1)), None) is None:
+      raise ValueError(f"The split {cfg.split!r} of {task.name} is empty.")
+  can_keep = cfg.shuffle and not cfg.pack
+  if can_keep and in_memory.is_possible(provider, cfg.split):
     dataset = pipelines.build(in_memory.shuffled, **arguments)
   else:
     dataset = pipelines.build(
@@ -313,9 +325,9 @@ def get_dataset(
       **arguments,
       verbose=False,
       shuffle=cfg.shuffle,
-      num_epochs=num_epochs,
+      num_epochs=None,
     )
-  batches = dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
+  batches = dataset.batch(cfg.batch_size, drop_remainder=True)
   if rows is not None and len(rows) < cfg.batch_size:
     batches = batches.map(
       lambda batch: {k: tf.gather(x, rows) for k, x in batch.items()}

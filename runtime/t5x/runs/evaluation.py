@@ -120,7 +120,8 @@ class InferenceEvaluator:
     def bound(infer_fn: Any) -> Any:
       def answer(dataset, model_feature_shapes=None):
         del model_feature_shapes
-        outputs = infer_fn(dataset, train_state, after_batch)
+        examples = dataset.as_numpy_iterator()
+        outputs = infer_fn(examples, train_state, after_batch)
         return [(index, output.tolist()) for index, output in outputs]
 
       return answer

@@ -1,7 +1,8 @@
 """Inference as a function: `python -m t5x.infer` is a command line for it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import itertools
 import json
 import os
 from typing import Any, Literal
@@ -204,8 +205,14 @@ class _Predictor:
     file = safe_files.PartialFile(path) if jax.process_index() == 0 else None
     first = multihost.from_first_process(file and file.num_lines)
     progress.begin(done=first)
-    for start in range(first, progress.total, chunk_size):
-      chunk = list(self._lines(dataset.skip(start).take(chunk_size), start))
+    # Each iterator goes through the split once, whatever the number of chunks.
+    left = dataset.skip(first)
+    features = self._converter(left, self._lengths).enumerate(first)
+    iterators = left.as_numpy_iterator(), features.as_numpy_iterator()
+    for _ in range(first, progress.total, chunk_size):
+      chunk = list(
+        self._lines(*(itertools.islice(x, chunk_size) for x in iterators))
+      )
       lock.check()
       if file is not None:
         file.write(chunk)
@@ -213,11 +220,11 @@ class _Predictor:
     if file is not None:
       file.finish()
 
-  def _lines(self, dataset: tf.data.Dataset, first: int) -> Iterator[str]:
-    """Makes the line of each example, of which the first has that number."""
-    examples = dataset.as_numpy_iterator()
-    model_dataset = self._converter(dataset, self._lengths).enumerate(first)
-    outputs = self._infer_fn(model_dataset, self._state)
+  def _lines(
+    self, examples: Iterable[Any], features: Iterable[Any]
+  ) -> Iterator[str]:
+    """Makes the line of each example, given its number and model features."""
+    outputs = self._infer_fn(features, self._state)
     for example, (_, output) in zip(examples, outputs, strict=True):
       inputs = {k: v for k, v in example.items() if k not in self._lengths}
       line = {"inputs": inputs, **self._result(output)}
