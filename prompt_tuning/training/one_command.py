@@ -5,7 +5,7 @@ data and the device. Its run resumes, and bindings of the user win.
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -116,12 +116,7 @@ def make(
     values |= {f"network.T5Config.{x}": getattr(config, x) for x in SIZES}
   known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
   is_task = data in known
-  if not (is_task or "/" in data or "." in data or os.path.exists(data)):
-    raise ValueError(
-      "Expected a file, OWNER/NAME of a data set on the hub, or a task. "
-      f"{task_names.unknown(data, known)}"
-    )
-  values |= {"TASK": data} if is_task else _data_bindings(data)
+  values |= {"TASK": data} if is_task else _data_bindings(data, known)
   bindings = [f"{name} = {value!r}" for name, value in values.items()]
   recipes = [x for x in gin_files if _RUN in _with_includes(x)]
   # Runs, which recipes include, come before the files that replace parts.
@@ -256,9 +251,15 @@ def _name(model: str, data: str) -> str:
   return re.sub(r"[^\w.-]+", "_", f"{name.name}-{stem}")
 
 
-def _data_bindings(data: str) -> dict[str, str]:
+def _data_bindings(data: str, names: Collection[str]) -> dict[str, str]:
+  """Returns the bindings of a file, or of a data set on the hub."""
   if os.path.exists(data) or files_lib.is_data(data):
     return {"TRAIN_FILE": data}
+  if not {"/", "."} & set(data):
+    raise ValueError(
+      "Expected a file, OWNER/NAME of a data set on the hub, or a task. "
+      f"{task_names.unknown(data, names)}"
+    )
   found = hub.data_files(data)
   # Test splits on the hub often lack their labels, and training reads none.
   return {f"{x.upper()}_FILE": y for x, y in found.items() if x != "test"}
