@@ -90,7 +90,6 @@ class PartialFile:
     """
     self._path = path
     self._folder = epath.Path(f"{path}.partial")
-    self._folder.mkdir(parents=True, exist_ok=True)
     self._chunks: list[epath.Path] = []
     self.num_lines = 0
     for name in storage.files(self._folder):
@@ -114,6 +113,7 @@ class PartialFile:
   def write(self, lines: Sequence[str]) -> None:
     """Adds a chunk of whole lines."""
     content = "".join(lines).encode()
+    self._folder.mkdir(parents=True, exist_ok=True)
     file = self._folder / self._name(content)
     write(file, content)
     self._chunks.append(file)
@@ -124,7 +124,7 @@ class PartialFile:
     with replacing(self._path) as whole:
       for file in self._chunks:
         whole.write(file.read_bytes())
-    self._folder.rmtree()
+    self._folder.rmtree(missing_ok=True)
 
 
 class Reserve:
