@@ -165,13 +165,16 @@ def _check_place(
     configuration: The command's.
     files: Its gin files.
   """
-  if storage.is_bucket(place.value):
-    return
-  if identity.matches(place.name, "base_model_paths"):
-    checkpoint_folder.find_checkpoint(place.value)
-  if not identity.matches(place.name, "folders"):
+  if storage.is_bucket(place.value) or not identity.matches(
+    place.name, "base_model_paths", "folders"
+  ):
     return
   name = f"{place.macro or place.name}={place.text}"
+  if (path := os.path.expanduser(place.value)) != place.value:
+    raise ValueError(f"{name}: no shell replaces ~ in quotes. Write {path}.")
+  if identity.matches(place.name, "base_model_paths"):
+    checkpoint_folder.find_checkpoint(place.value)
+    return
   folder = pathlib.Path(place.value).absolute()
   there = next(x for x in (folder, *folder.parents) if x.exists())
   if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
