@@ -140,7 +140,7 @@ class Part(Schema):
 class Message(Schema):
   """A message of a conversation, by anyone."""
 
-  role: str
+  role: Text
   content: Text | list[Part] = ""
   name: str | None = None
 

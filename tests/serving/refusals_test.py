@@ -55,13 +55,13 @@ FIELDS = tomllib.loads(
 )
 # Bodies that are not JSON objects, and a part of the message.
 BODIES = [
-  (b"{", "JSON"),
   (b'{"model": ', "JSON"),
   (b"[" * 100_000, "parsing the body"),
   (b"[]", "dictionary"),
   (b'{"model": "prompt_1", "prompt": "\\ud800"}', "surrogates not allowed"),
   (b'{"model": "a", "prompt": "a", "temperature": NaN}', "temperature"),
 ]
+_ODD_ROLE = b'{"model": "a", "messages": [{"role": "\\ud800"}]}'
 # Uploads that are not prompts for this model, and a part of the message.
 UPLOADS = [
   (b"hello", "not a safetensors"),
@@ -84,11 +84,11 @@ UPLOADS = [
 ]
 # Method, path, content, status, and a part of the message.
 PLACES = [
-  ("GET", "/v1/nothing", b"", 404, "Not Found"),
   ("POST", "/v1/nothing", b"", 404, "Not Found"),
   ("PATCH", COMPLETIONS, b"", 405, "Not Allowed"),
   ("POST", COMPLETIONS, b" " * 2**21, 413, "at most"),
   ("POST", COMPLETIONS, b'{"model": "../etc", "prompt": "a"}', 404, "no model"),
+  ("POST", "/v1/chat/completions", _ODD_ROLE, 400, "surrogates not allowed"),
   ("GET", "/v1/models/..%2fetc", b"", 404, "no model"),
   ("PUT", "/v1/prompts/..%2f..%2fetc", served.npy(_ONES), 404, "Not Found"),
   ("PUT", "/v1/prompts/.hidden", served.npy(_ONES), 400, "Expected a name"),
