@@ -87,7 +87,9 @@ def read(path: Any) -> list[Row]:
     ValueError: if the file is missing or malformed.
   """
   if is_table(path):
-    rows = list(_records("The table", path))
+    features = dict(getattr(path, "features", {}))
+    names = {k: x.names for k, x in features.items() if hasattr(x, "names")}
+    rows = list(_records("The table", path, names))
     if not rows:
       raise ValueError("The table: expected rows of examples, got none.")
     return rows
@@ -98,7 +100,7 @@ def read(path: Any) -> list[Row]:
     )
   text = "" if ending == ".parquet" else _text(path)
   if ending == ".parquet":
-    rows = list(_records(path, _parquet(path)))
+    rows = list(_records(path, *_parquet(path)))
   elif ending == ".jsonl":
     rows = list(_json_lines(path, text))
   else:
@@ -174,12 +176,21 @@ def _repeats(rows: Sequence[Row], column: str, target: str) -> bool:
   return 1 < len(pairs) == first == second <= len(rows) / 4
 
 
-def _parquet(path: str) -> Any:
+def _parquet(path: str) -> tuple[Any, dict[str, Sequence[str]]]:
+  """Returns the table of a file, and the names of classes by column."""
   import pandas as pd
+  from pyarrow import parquet
 
   try:
+    file = io.BytesIO(epath.Path(path).read_bytes())
+    schema = parquet.read_schema(file)
+    # The description that the library datasets writes.
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    features = json.loads(text).get("info", {}).get("features", {})
+    kinds = {k: x for k, x in features.items() if isinstance(x, dict)}
     # Else NumPy makes floats of integers where one is missing.
-    return pd.read_parquet(path, dtype_backend="numpy_nullable")
+    table = pd.read_parquet(file, dtype_backend="numpy_nullable")
+    return table, {k: [*x["names"]] for k, x in kinds.items() if "names" in x}
   except Exception as error:  # Its libraries raise many classes.
     why = " ".join(str(error).split())[:200]
     raise ValueError(
@@ -188,8 +199,17 @@ def _parquet(path: str) -> Any:
     ) from error
 
 
-def _records(path: str, table: Any) -> Iterator[Row]:
-  """Yields the rows of a table, which are counted from 1."""
+def _records(
+  path: str, table: Any, names: Mapping[str, Sequence[str]]
+) -> Iterator[Row]:
+  """Yields the rows of a table, which are counted from 1.
+
+  Args:
+    path: Its name, for messages.
+    table: The table.
+    names: Column -> the names of the classes that its numbers stand for; other
+      numbers are hidden labels.
+  """
   is_frame = hasattr(table, "columns")
   columns = [str(x) for x in table.columns] if is_frame else []
   for column in columns:
@@ -200,6 +220,9 @@ def _records(path: str, table: Any) -> Iterator[Row]:
     table = table.astype(object).mask(missing, None).to_dict("records")
   for number, record in enumerate(table, 1):
     cells = {str(k): x for k, x in record.items()}
+    for column in names.keys() & cells.keys():
+      known, index = names[column], cells[column]
+      cells[column] = known[index] if index in range(len(known)) else None
     yield Row(f"{path}, row {number}", number, cells)
 
 

@@ -158,6 +158,11 @@ def _card(
         f"{metadata.step}: the mean of the metrics that match "
         f"`{metadata.metric}`, in percent."
       )
+  if auto_class == _CLASSES["CAUSAL_LM"]:
+    origin += (
+      " If the model has a chat template, its inputs were wrapped by that: use "
+      "`tokenizer.apply_chat_template` with `add_generation_prompt=True`."
+    )
   template = pathlib.Path(__file__).with_name("model_card.md").read_text()
   return template.format(
     **{"title": title, "base_model": base_model, "origin": origin},

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from typing import Any
 
 from etils import epath
 import numpy as np
@@ -11,7 +10,6 @@ from prompt_tuning import prompt_files
 from prompt_tuning.interop import hub, local_files, peft_adapters
 from prompt_tuning.methods import computed_prompts
 from prompt_tuning.types import Array
-from t5x.files import parsing
 
 # Ours, and those of the code released with the paper.
 PARAMETER_PATHS = (
@@ -41,7 +39,7 @@ def read_prompt(
   if peft_adapters.is_adapter(path):
     return peft_adapters.load_adapter(path)
   is_far = "://" in os.fspath(path)
-  is_file = pathlib.PurePath(path).suffix in (".safetensors", ".npy")
+  is_file = pathlib.PurePath(path).suffix in prompt_files.SUFFIXES
   if is_file if is_far else not pathlib.Path(path).is_dir():
     return prompt_files.load_prompt(path)
   best = epath.Path(path) / "prompt.safetensors"
@@ -147,7 +145,8 @@ def check_base_model(
     A summary of the comparison for the user.
 
   Raises:
-    ValueError: if the folder is missing, or has another model.
+    ValueError: if the folder is missing, or has another model or one that our
+      network does not compute.
   """
   # This imports TensorFlow, which takes seconds.
   from prompt_tuning.interop import hugging_face
@@ -160,13 +159,7 @@ def check_base_model(
         "Face model, or its name on the hub, such as google/t5-base-lm-adapt."
       )
     return f"{base_model} is a name on the hub: it was not compared"
-  if not hugging_face.is_folder(folder):
-    raise ValueError(
-      f"{folder} is not a Hugging Face model: it has no {hugging_face.CONFIG}."
-    )
-  what, keys = "a configuration of a T5 or a decoder", {"model_type": Any}
-  content = parsing.json_file(folder / hugging_face.CONFIG, what, keys)
-  width = content.get("d_model", content.get("hidden_size"))
+  width = hugging_face.read_config(folder).emb_dim
   if width != prompt.shape[-1]:
     raise ValueError(
       f"{folder} has width {width}, and the prompt has {prompt.shape[-1]}: it "

@@ -3,8 +3,11 @@
 import functools
 import json
 import logging
+import types
 
 import pandas as pd
+import pyarrow
+from pyarrow import parquet
 import pytest
 import seqio
 
@@ -78,6 +81,22 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
   found = files.pairs(str(tmp_path / "years.parquet"), ["text", "year"])
   assert found[0][0] == "text: film 0 year: "
   assert found[39][0] == f"text: film 39 year: {2**60 + 38}"
+  # As the library datasets writes and holds classes; -1 is a hidden label.
+  kind = {"names": ["bad", "good"], "_type": "ClassLabel"}
+  text = json.dumps({"info": {"features": {"label": kind, "text": [kind]}}})
+  frame = pd.DataFrame({"text": ["a", "b", "c"], "label": [1, 0, -1]})
+  table = Table(frame.to_dict("records"))
+  table.features = {"label": types.SimpleNamespace(**kind), "text": None}
+  path = str(tmp_path / "classes.parquet")
+  arrow = pyarrow.Table.from_pandas(frame)
+  arrow = arrow.replace_schema_metadata({"huggingface": text})
+  parquet.write_table(arrow, path)
+  for data in (path, table):
+    assert [x.text("label") for x in row_files.read(data)] == [
+      "good",
+      "bad",
+      "",
+    ]
   (tmp_path / "bad.parquet").write_bytes(b"PAR1")
   for data, message in (
     (frame.head(0), "expected rows of examples, got none"),

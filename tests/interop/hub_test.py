@@ -107,6 +107,7 @@ def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
   TunedPrompt(PROMPT, of_decoder).push_to_hub("me/other", BASE)
   files = repositories["models", "me/other"]
   assert b"AutoModelForCausalLM" in files["README.md"]
+  assert b"apply_chat_template" in files["README.md"]
   assert b'"CAUSAL_LM"' in files["adapter_config.json"]
   prompt.to_peft(tmp_path / "adapter", BASE)
   np.testing.assert_array_equal(

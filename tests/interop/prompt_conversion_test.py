@@ -10,6 +10,7 @@ import hf_t5s
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny_decoder
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import (
@@ -129,6 +130,11 @@ def test_adapter_is_compared_with_the_base_model_that_it_names(base, prompt):
     written = json.loads(file.read_text())
     assert written["base_model_name_or_path"] == name
     assert written["num_transformer_submodules"] == 1
+  # A T5Gemma's configuration has its width in each stack.
+  tiny_decoder.save(pathlib.Path("gemma"), "tiny_t5gemma")
+  wide = np.ones((2, tiny_decoder.WIDTH), np.float32)
+  written = prompt_conversion.write_prompt("d", wide, base_model="gemma")
+  assert "gemma has its width" in written
 
 
 def test_adapter_is_scaled_as_its_model_is_without_a_name_too(tmp_path, prompt):
@@ -170,8 +176,8 @@ def test_refuses_other_places_and_base_models(base, prompt):
     ("a.npy", prompt, None, "a/b", "Only a PEFT adapter names its base"),
     ("out", prompt, METADATA, base, "trained on 52cb: it belongs to an"),
     ("out", prompt.T, None, base, "has width 4, and the prompt has 3"),
-    ("out", prompt, None, "models", "models is not a Hugging Face model"),
-    ("out", prompt, None, "broken", "is not a configuration of a T5"),
+    ("out", prompt, None, "models", "models is not a Hugging Face folder"),
+    ("out", prompt, None, "broken", "is not a model configuration"),
     *(
       ("out", prompt, None, name, f"The folder {name} does not exist")
       for name in ("/nowhere/t5", "models/t5", "./t5", "a/b/c")
