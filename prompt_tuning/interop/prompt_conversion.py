@@ -152,12 +152,8 @@ def check_base_model(
   from prompt_tuning.interop import hugging_face
 
   folder = pathlib.Path(base_model)
-  if not folder.is_dir():
-    if "/" in base_model and not hub.is_name(base_model):
-      raise ValueError(
-        f"The folder {base_model} does not exist: give the folder of a Hugging "
-        "Face model, or its name on the hub, such as google/t5-base-lm-adapt."
-      )
+  is_name = "/" not in base_model or hub.is_name(base_model)
+  if is_name and not folder.is_dir():
     return f"{base_model} is a name on the hub: it was not compared"
   width = hugging_face.read_config(folder).emb_dim
   if width != prompt.shape[-1]:

@@ -179,7 +179,7 @@ def test_refuses_other_places_and_base_models(base, prompt):
     ("out", prompt, None, "models", "models is not a Hugging Face folder"),
     ("out", prompt, None, "broken", "is not a model configuration"),
     *(
-      ("out", prompt, None, name, f"The folder {name} does not exist")
+      ("out", prompt, None, name, "Found no folder .* is OWNER/NAME")
       for name in ("/nowhere/t5", "models/t5", "./t5", "a/b/c")
     ),
     *(
