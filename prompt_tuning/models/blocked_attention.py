@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.experimental import layout
 import jax.numpy as jnp
 
 from prompt_tuning.types import Array, DType
@@ -25,7 +26,6 @@ Gradients = tuple[Array, Array, Array, Array | None]
 
 # The score of masked keys.
 MASKED = -1e10
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 # Size of the float32 scores of a block, that of one example of T5 base with 612
 # positions. With smaller blocks, calls cost more than caches save.
 _BLOCK_BYTES = 20_000_000
@@ -75,9 +75,8 @@ def backward(
 ) -> Gradients:
   """Computes the gradients of attention.
 
-  Weights and their gradients are computed in both layouts, [Q, K] for queries
-  and [K, Q] for keys and values: on a CPU a matrix product with a transposed
-  block takes longer than the second set of products and exponentials.
+  Blocks are [K, Q]: then only keys and the gradient of queries, which are
+  small, are transposed for a product.
 
   Args:
     operands: As in `attention.attention`.
@@ -97,39 +96,55 @@ def backward(
 
   def step(bias_gradient, block, biases):
     query, key, value, scaled, maximum, correction, mask = block
-    bias, swapped_bias = biases
-    weights = jnp.exp(_scores(query, key, bias, mask) - maximum[..., None])
-    changes = _product("bnqd,bnkd->bnqk", scaled, value)
-    changes = weights * (changes - correction[..., None])
+    mask = None if mask is None else jnp.swapaxes(mask, 2, 3)
+    scores = _scores(key, query, *biases, mask)
+    weights = round_to(jnp.exp(scores - maximum[..., None, :]), query.dtype)
+    changes = _product("bnkd,bnqd->bnkq", value, scaled)
+    changes = weights.astype(jnp.float32) * (changes - correction[..., None, :])
     changes = _visible(changes, mask, 0)
     if bias_trains:
       bias_gradient += jnp.sum(changes, axis=0, keepdims=True)
+    changes = round_to(changes, query.dtype)
     query_gradient = _product(
-      "bnqk,bnkd->bnqd", round_to(changes, query.dtype), key
+      "bndk,bnkq->bndq", jnp.swapaxes(key, 2, 3), changes
     )
-    # From here on [B, N, K, Q].
-    mask = None if mask is None else jnp.swapaxes(mask, 2, 3)
-    scores = _scores(key, query, swapped_bias, mask)
-    weights = round_to(jnp.exp(scores - maximum[..., None, :]), query.dtype)
-    changes = _product("bnqd,bnkd->bnqk", value, scaled)
-    changes = weights.astype(jnp.float32) * (changes - correction[..., None, :])
-    changes = round_to(_visible(changes, mask, 0), query.dtype)
     gradients = (
-      query_gradient,
-      _product("bnqk,bnkd->bnqd", changes, query),
-      _product("bnqk,bnkd->bnqd", weights, scaled),
+      jnp.swapaxes(query_gradient, 2, 3),
+      _product("bnkq,bnqd->bnkd", changes, query),
+      _product("bnkq,bnqd->bnkd", weights, scaled),
     )
     return bias_gradient, tuple(x.astype(query.dtype) for x in gradients)
 
-  swapped_bias = None if bias is None else jnp.swapaxes(bias, 2, 3)
   bias_gradient, (query_gradient, key_gradient, value_gradient) = _by_blocks(
     step,
     bias_trains,
     [query, key, value, scaled.astype(query.dtype), maximum, correction],
     mask,
-    (bias, swapped_bias),
+    (None if bias is None else jnp.swapaxes(bias, 2, 3),),
   )
+  if bias_gradient is not None:
+    bias_gradient = jnp.swapaxes(bias_gradient, 2, 3)
   return query_gradient, key_gradient, value_gradient, bias_gradient
+
+
+def _product(equation: str, left: Array, right: Array) -> Array:
+  """Multiplies into float32, all arrays in row-major layout.
+
+  On a CPU, XLA converts bfloat16 in other layouts to float32 first, and it
+  gives such layouts to transposed arrays.
+  """
+  product = jnp.einsum(
+    equation,
+    _row_major(left),
+    _row_major(right),
+    preferred_element_type=jnp.float32,
+  )
+  return _row_major(product)
+
+
+def _row_major(array: Array) -> Array:
+  order = layout.Layout(tuple(range(array.ndim)))
+  return layout.with_layout_constraint(array, order)
 
 
 def _scores(
@@ -186,13 +201,13 @@ def _by_blocks(
   Args:
     step: (sum, rows and mask of a block, its biases) -> (sum, outputs), where
       rows and outputs are [b, n, ...].
-    accumulate: Whether to keep a sum, [1, n, Q, K], instead of None.
+    accumulate: Whether to keep a sum, [1, n, K, Q], instead of None.
     rows: [B, N, ...] each; query and key come first.
     mask: As in `attention.attention`.
     biases: [1, N, ...] each, or None.
 
   Returns:
-    The sum over the batch, [1, N, Q, K], or None; and the outputs.
+    The sum over the batch, [1, N, K, Q], or None; and the outputs.
   """
   batch, heads, queries, _ = rows[0].shape
   keys = rows[1].shape[2]
@@ -210,7 +225,7 @@ def _by_blocks(
   def through_examples(rows, biases):
     total = None
     if accumulate:
-      total = jnp.zeros((1, rows[0].shape[1], queries, keys), jnp.float32)
+      total = jnp.zeros((1, rows[0].shape[1], keys, queries), jnp.float32)
     rows = (*rows, mask)
     if blocks == 1:
       return step(total, rows, biases)

@@ -298,10 +298,12 @@ class Mlp(nn.Module):
 @functools.partial(jax.checkpoint, static_argnums=(0,))
 def _gated(activations: tuple[str, ...], *branches: Array) -> Array:
   """Applies the activations and multiplies, [B, T, F] each."""
-  return functools.reduce(
+  wide = [branch.astype(jnp.float32) for branch in branches]
+  product = functools.reduce(
     operator.mul,
     (
       branch if name == "linear" else getattr(jax.nn, name)(branch)
-      for name, branch in zip(activations, branches, strict=True)
+      for name, branch in zip(activations, wide, strict=True)
     ),
   )
+  return product.astype(branches[0].dtype)
