@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import layout
 import jax.numpy as jnp
 
-from prompt_tuning.types import Array, DType
+from prompt_tuning.types import Array
 
 # Query, key, value, bias and mask of `attention.attention`.
 Operands = tuple[Array, Array, Array, Array | None, Array | None]
@@ -51,7 +51,7 @@ def forward(operands: Operands) -> tuple[Array, Array, Array]:
     scores = lax.optimization_barrier(_scores(query, key, *biases, mask))
     maximum = lax.optimization_barrier(_row_maximum(scores))
     weights = lax.optimization_barrier(
-      round_to(jnp.exp(scores - maximum[..., None]), value.dtype)
+      jnp.exp(scores - maximum[..., None]).astype(value.dtype)
     )
     # A column of ones makes the product add up the weights too: XLA's sum over
     # the last axis is not vectorised on a CPU.
@@ -98,13 +98,13 @@ def backward(
     query, key, value, scaled, maximum, correction, mask = block
     mask = None if mask is None else jnp.swapaxes(mask, 2, 3)
     scores = _scores(key, query, *biases, mask)
-    weights = round_to(jnp.exp(scores - maximum[..., None, :]), query.dtype)
+    weights = jnp.exp(scores - maximum[..., None, :]).astype(query.dtype)
     changes = _product("bnkd,bnqd->bnkq", value, scaled)
     changes = weights.astype(jnp.float32) * (changes - correction[..., None, :])
     changes = _visible(changes, mask, 0)
     if bias_trains:
       bias_gradient += jnp.sum(changes, axis=0, keepdims=True)
-    changes = round_to(changes, query.dtype)
+    changes = changes.astype(query.dtype)
     query_gradient = _product(
       "bndk,bnkq->bndq", jnp.swapaxes(key, 2, 3), changes
     )
@@ -174,19 +174,6 @@ def _row_maximum(scores: Array) -> Array:
   parts = [scores[..., start : start + width] for start in starts]
   narrow = functools.reduce(jnp.maximum, parts)
   return jnp.max(lax.optimization_barrier(narrow), axis=-1)
-
-
-def round_to(values: Array, dtype: DType) -> Array:
-  """Casts float32 with rounding to nearest even, as `astype` does.
-
-  The cast to bfloat16 uses integer arithmetic: on a CPU, XLA's own cast takes
-  longer than the exponential before it. The usual NaNs stay NaN.
-  """
-  if dtype != jnp.bfloat16:
-    return values.astype(dtype)
-  bits = lax.bitcast_convert_type(values, jnp.uint32)
-  bits += ((bits >> 16) & 1) + jnp.uint32(0x7FFF)
-  return lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), dtype)
 
 
 def _by_blocks(

@@ -180,21 +180,6 @@ def test_no_array_of_all_scores_is_made(monkeypatch):
     assert scores not in program()
 
 
-def test_rounding_is_that_of_astype():
-  rng = np.random.default_rng(0)
-  bits = rng.integers(0, 2**32, 100_000, dtype=np.uint32)
-  values = bits.view(np.float32)
-  values = values[np.isfinite(values)]
-  special = [0.0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38]
-  values = jnp.concatenate([values, np.float32(special)])
-  np.testing.assert_array_equal(
-    blocked_attention.round_to(values, jnp.bfloat16),
-    values.astype(jnp.bfloat16),
-  )
-  nans = jnp.array([np.nan, -np.nan], jnp.float32)
-  assert jnp.isnan(blocked_attention.round_to(nans, jnp.bfloat16)).all()
-
-
 def test_dropout_drops_weights_by_one_mask_for_all_queries():
   config = conformance.config(dropout_rate=0.5)
   heads = (config.num_heads, config.head_dim)
