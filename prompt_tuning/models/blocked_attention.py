@@ -48,7 +48,7 @@ def forward(operands: Operands) -> tuple[Array, Array, Array]:
   def step(carry, block, biases):
     query, key, value, mask = block
     # The barriers keep XLA from computing an array once for every use of it.
-    scores = lax.optimization_barrier(_scores(query, key, *biases, mask))
+    scores = _scores(query, key, *biases, mask)
     maximum = lax.optimization_barrier(_row_maximum(scores))
     weights = lax.optimization_barrier(
       jnp.exp(scores - maximum[..., None]).astype(value.dtype)
