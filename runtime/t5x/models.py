@@ -11,6 +11,7 @@ import optax
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from t5x import decoding, losses, optimizers
+from t5x.input import joined
 from t5x.train_state import Params, merge
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class EncoderDecoderModel:
     vocabulary = self.input_vocabulary
     self.input_vocabulary = getattr(vocabulary, "of_inputs", vocabulary)
 
+  def _features(self, batch: Batch) -> Batch:
+    """Returns the features that the model takes of a batch."""
+    return batch
+
   def get_initial_variables(
     self,
     rng: jax.Array,
@@ -103,9 +108,9 @@ class EncoderDecoderModel:
       The collections `params` and `params_axes`.
     """
     types = input_types or {}
-    ones = {
-      k: jnp.ones(x, types.get(k, jnp.int32)) for k, x in input_shapes.items()
-    }
+    ones = self._features(
+      {k: jnp.ones(x, types.get(k, jnp.int32)) for k, x in input_shapes.items()}
+    )
     return self.module.init(
       rng, **_arguments(ones), decode=False, enable_dropout=False
     )
@@ -140,6 +145,7 @@ class EncoderDecoderModel:
       The loss, a sum over target tokens in nats unless it is normalised, and
       the sums behind the metrics.
     """
+    batch = self._features(batch)
     logits = self._logits(params, batch, dropout_rng)
     targets = batch["decoder_target_tokens"]
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
@@ -180,7 +186,7 @@ class EncoderDecoderModel:
   def loss_divisor(self, batch: Batch) -> jax.Array:
     """Returns what `loss_fn` divides the summed loss of a batch by."""
     divisor, _ = losses.get_loss_normalizing_factor_and_weights(
-      self.loss_normalizing_factor, batch
+      self.loss_normalizing_factor, self._features(batch)
     )
     return jnp.float32(1.0 if divisor is None else divisor)
 
@@ -200,6 +206,7 @@ class EncoderDecoderModel:
     Returns:
       [B] Sums over target tokens, in nats.
     """
+    batch = self._features(batch)
     log_probs = jax.nn.log_softmax(self._logits(params, batch, None))
     token_scores = jnp.take_along_axis(
       log_probs, batch["decoder_target_tokens"][..., None], axis=-1
@@ -233,6 +240,7 @@ class EncoderDecoderModel:
       Tokens [B, S], or [B, num_decodes, S] with the best last; and
       {"scores": [B] or [B, num_decodes]}.
     """
+    batch = self._features(batch)
     inputs = batch["encoder_input_tokens"]
     decoder_inputs = jnp.zeros_like(batch["decoder_input_tokens"])
     variables = {"params": params}
@@ -270,7 +278,7 @@ class DecoderOnlyModel(EncoderDecoderModel):
   """A decoder, whose targets follow its inputs; the loss is that of targets.
 
   Inputs and targets are apart, as for an encoder-decoder, so that the output
-  head runs on targets only.
+  head runs on targets only. Joined ones are taken apart; see `input.joined`.
   """
 
   def __init__(
@@ -292,6 +300,9 @@ class DecoderOnlyModel(EncoderDecoderModel):
     """
     arguments = (module, vocabulary, vocabulary, optimizer_def, decode_fn)
     super().__init__(*arguments, ends_inputs=False, **options)
+
+  def _features(self, batch: Batch) -> Batch:
+    return joined.take_apart(batch)
 
 
 @jax.jit

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 import tiny_decoder
 
 from prompt_tuning import prompts
@@ -15,7 +17,7 @@ from prompt_tuning.inference import programs
 from prompt_tuning.injections import Injections
 from prompt_tuning.models import networks
 from prompt_tuning.models.rotary import Rope
-from t5x import decoding
+from t5x import decoding, models
 
 INPUTS = np.array([[5, 9, 33, 2, 7], [21, 8, 0, 0, 0]], np.int32)
 TARGETS = np.array([[4, 50, 1, 0], [7, 9, 30, 1]], np.int32)
@@ -131,3 +133,33 @@ def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
       np.testing.assert_allclose(
         found.last[row], expected[length == 0][row], atol=2e-5
       )
+
+
+def test_joined_batches_have_the_loss_of_those_apart():
+  """Of T5X's feature converter for decoders."""
+  model = models.DecoderOnlyModel(
+    _network({}), seqio.ByteVocabulary(), None, z_loss=1e-4
+  )
+  params = _params(model.module)
+
+  def rows():
+    for inputs, targets in zip(INPUTS, TARGETS, strict=True):
+      yield {"inputs": inputs[inputs > 0], "targets": targets[targets > 0]}
+
+  spec = tf.TensorSpec([None], tf.int32)
+  dataset = tf.data.Dataset.from_generator(
+    rows, output_signature={"inputs": spec, "targets": spec}
+  )
+  losses, scores = [], []
+  for converter in (
+    seqio.DecoderFeatureConverter(pack=False),
+    model.feature_converter_cls(pack=False),
+  ):
+    converted = converter(dataset, {"inputs": 6, "targets": 5})
+    batch = next(converted.batch(2).as_numpy_iterator())
+    loss, sums = jax.jit(model.eval_fn)(params, batch)
+    assert sums["target_tokens"] == 7
+    losses.append(loss)
+    scores.append(jax.jit(model.score_batch)(params, batch))
+  np.testing.assert_allclose(*losses, rtol=1e-6)
+  np.testing.assert_allclose(*scores, rtol=1e-6)

@@ -57,8 +57,8 @@ class Microbatch:
 
 
 def count_tokens(features: Features) -> np.ndarray:
-  """Counts the tokens of `encoder_input_tokens`, [..., T]."""
-  inputs = np.asarray(features[INPUTS])
+  """Counts the tokens of `encoder_input_tokens`, [..., T], 0 without them."""
+  inputs = np.asarray(features.get(INPUTS, ()))
   numbers = np.arange(1, inputs.shape[-1] + 1)
   return ((inputs != 0) * numbers).max(axis=-1, initial=0)
 
