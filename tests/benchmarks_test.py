@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import asyncio
 import dataclasses
 import json
 import signal
@@ -30,7 +31,7 @@ import harness
 from peers import cases, report
 from reliability_parts import cases as reliability_cases
 from reliability_parts import damages, fuzz, mistakes, programs
-from traffic import growing
+from traffic import growing, servers
 
 
 def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():
@@ -96,6 +97,17 @@ def test_growth_of_a_server_is_drawn():
   drawn = [x.lines[0].get_ydata().tolist() for x in page.axes]
   assert drawn == [[8, 9], [700, 800], [40, 30], [5, 9]]
   assert page.axes[-1].lines[0].get_xdata().tolist() == [1, 2]
+
+
+def test_a_rate_counts_the_time_of_the_last_answers():
+  async def send(client):
+    await asyncio.sleep(0.2)
+    traffic._done.append((0.2, 200))
+
+  traffic = servers.Traffic(mock.Mock(), ["a"])
+  traffic._send, traffic._url = send, "http://served"
+  rate = asyncio.run(traffic.as_fast_as_answered(4, 0.21))
+  assert 0 < rate < 25  # Each of four is answered twice in 0.4 seconds.
 
 
 def test_the_page_is_that_of_the_records():
