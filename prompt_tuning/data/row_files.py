@@ -207,8 +207,8 @@ def _records(
   Args:
     path: Its name, for messages.
     table: The table.
-    names: Column -> the names of the classes that its numbers stand for; other
-      numbers are hidden labels.
+    names: Column -> the names of its classes, in the order of their numbers;
+      other numbers are hidden labels.
   """
   is_frame = hasattr(table, "columns")
   columns = [str(x) for x in table.columns] if is_frame else []

@@ -308,7 +308,7 @@ def load_for(
     checkpoint: The model; by default the one that the file names.
 
   Raises:
-    ValueError: if there is no prompt, it names no model, or the model is not
+    ValueError: if the prompt is missing, it names no model, or the model is not
       where it was.
   """
   prompt = TunedPrompt.load(path)

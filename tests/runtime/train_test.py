@@ -234,6 +234,7 @@ def test_second_signal_stops_at_once():
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
+    ({"relative_steps": -5}, "relative_steps to be int of at least 0"),
     ({"eval_steps": -1}, "eval_steps to be int above 0, got -1"),
     ({"eval_period": 4}, "divide the largest"),
     ({"actions": {"EVAL": []}}, "Unknown action modes"),

@@ -55,6 +55,7 @@ FIELDS = tomllib.loads(
 )
 # Bodies that are not JSON objects, and a part of the message.
 BODIES = [
+  (b"{", "JSON"),
   (b'{"model": ', "JSON"),
   (b"[" * 100_000, "parsing the body"),
   (b"[]", "dictionary"),
@@ -84,6 +85,7 @@ UPLOADS = [
 ]
 # Method, path, content, status, and a part of the message.
 PLACES = [
+  ("GET", "/v1/nothing", b"", 404, "Not Found"),
   ("POST", "/v1/nothing", b"", 404, "Not Found"),
   ("PATCH", COMPLETIONS, b"", 405, "Not Allowed"),
   ("POST", COMPLETIONS, b" " * 2**21, 413, "at most"),
