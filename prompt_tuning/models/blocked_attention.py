@@ -47,8 +47,8 @@ def forward(operands: Operands) -> tuple[Array, Array, Array]:
 
   def step(carry, block, biases):
     query, key, value, mask = block
-    # The barriers keep XLA from computing an array once for every use of it.
     scores = _scores(query, key, *biases, mask)
+    # The barriers keep XLA from computing an array once for every use of it.
     maximum = lax.optimization_barrier(_row_maximum(scores))
     weights = lax.optimization_barrier(
       jnp.exp(scores - maximum[..., None]).astype(value.dtype)
