@@ -11,6 +11,7 @@ at twice that), `many` (ten thousand prompts against one), `growing` (1 to
 10,000 prompts and 1 to 64 clients, drawn in `results/serving_growth_*.png`),
 `starts` (time and memory until a server answers). The first three ask the
 engine in this process, the others a server over HTTP; `http` needs wrk.
+`--dtype=bfloat16` is for `mixed` and `http`, where it is PEFT's as well.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -55,9 +56,11 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   """Runs one part and returns its record."""
   folder, checkpoint, task = pathlib.Path(scratch), args.checkpoint, args.task
   found = {"part": part, "checkpoint": checkpoint, "task": task}
+  if args.dtype != "float32":
+    found["dtype"] = args.dtype
   if part == "mixed":
     number, rounds = (160, 2) if args.quick else (args.requests, 7)
-    model = pt.load(checkpoint)
+    model = pt.load(checkpoint, dtype=args.dtype)
     return found | mixed.throughput(model, task, number, rounds, folder)
   if part == "equality":
     number = 50 if args.quick else 500
@@ -67,7 +70,8 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
     return found | joining.joining(pt.load(checkpoint), task, *sizes)
   if part == "http":
     sizes = (2, 3.0) if args.quick else (7, 10.0)
-    return found | over_http.over_http(checkpoint, task, *sizes, folder)
+    model = pt.load(checkpoint, dtype=args.dtype)
+    return found | over_http.over_http(model, task, *sizes, folder)
   if part == "load":
     sizes = (100, 20.0) if args.quick else (args.prompts, args.seconds)
     return found | load.under_load(checkpoint, task, *sizes, folder)
@@ -101,8 +105,9 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
   for record in sorted(
     records, key=lambda x: (order.index(x["part"]), x["checkpoint"])
   ):
+    names = record["checkpoint"], record["task"], record.get("dtype")
     lines += [
-      f"## {record['part']}: {record['checkpoint']}, {record['task']}",
+      f"## {record['part']}: {', '.join(filter(None, names))}",
       "",
       f"{record['date'][:10]}, {harness.machine(record)}.",
       "",
@@ -119,6 +124,7 @@ def main() -> None:
   add("--tabulate", action="store_true", help="write the page from the records")
   add("--checkpoint", default="checkpoints/ladder_m/lm_100", help="the model")
   add("--task", default="ladder_boolq", help="whose inputs are asked")
+  add("--dtype", default="float32", help="of activations and weights")
   add("--requests", type=int, default=800, help="of a turn of mixed traffic")
   add("--prompts", type=int, default=10_000, help="of load and many")
   add("--seconds", type=float, default=600.0, help="of load")
@@ -132,6 +138,7 @@ def main() -> None:
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
     if not args.quick:
       model = _file_name(args.checkpoint)
+      model += f"_{record['dtype']}" * ("dtype" in record)
       packages = ("torch", "transformers", "peft", "uvicorn")
       harness.write(f"serving/{part}_{model}", record, packages)
   if not args.quick:

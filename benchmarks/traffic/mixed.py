@@ -99,7 +99,8 @@ def peft_of(
   checkpoint_conversion.convert(
     checkpoint_conversion.open_model(model.checkpoint, "t5x"), "hf", str(place)
   )
-  peft = peers.peft.load(place, [prompt.array for prompt in found], "float32")
+  arrays = [prompt.array for prompt in found]
+  peft = peers.peft.load(place, arrays, str(model.config.dtype))
   peft.eval()
 
   def of_peft(text: str, number: int) -> list[int]:

@@ -38,7 +38,7 @@ end
 
 
 def over_http(
-  checkpoint: str,
+  model: pt.Model,
   task: str,
   rounds: int,
   seconds: float,
@@ -51,7 +51,7 @@ def over_http(
   PEFT sets the adapter for each request.
 
   Args:
-    checkpoint: The frozen model.
+    model: The frozen model.
     task: The task of the inputs.
     rounds: Turns of each side.
     seconds: Of a turn.
@@ -65,15 +65,15 @@ def over_http(
   """
   if shutil.which("wrk") is None:
     raise ValueError("wrk is not installed: `apt install wrk`.")
-  model = pt.load(checkpoint)
   found = mixed.make_prompts(model, servers.LENGTHS)
   texts = mixed.texts(model, task, 500)
   order = np.random.default_rng(1).integers(0, len(found), len(texts)).tolist()
   pairs = list(zip(texts, order, strict=True))
   of_peft = mixed.peft_of(model, found, folder)
   prompts = f"--prompts={folder / 'engine'}"
-  flags = (f"--checkpoint={checkpoint}", prompts, "--jobs=", *servers.SHORT)
-  options = serve.complete(console.parse(["serve", *flags]))
+  flags = (*servers.SHORT, f"--dtype={model.config.dtype}")
+  places = (f"--checkpoint={model.checkpoint}", prompts, "--jobs=")
+  options = serve.complete(console.parse(["serve", *places, *flags]))
   failed = 0
 
   def with_wrk() -> float:
@@ -87,7 +87,7 @@ def over_http(
     (ticket,) = engine.submit([request])
     ticket.result()
 
-  server = servers.Server(checkpoint, folder)
+  server = servers.Server(model.checkpoint, folder, *flags)
   try:
     server.start()
     server.put_prompts()

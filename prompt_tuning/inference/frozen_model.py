@@ -102,7 +102,8 @@ class FrozenModel:
         folder `checkpoint_<step>`, or one that holds such folders.
       vocabulary: The model's vocabulary, or its SentencePiece file. By default,
         the file beside the checkpoint; ByT5 and the ladder's models need none.
-      dtype: Of activations; by default that of `config`, or float32.
+      dtype: Of activations and of the weights in memory, which may take half
+        the bytes; by default those of `config`, or float32.
       config: Of the network. By default that of a decoder's folder. The sizes
         of a T5 follow from the checkpoint, and its dropout in training is the
         recipes': 0.1, or 0 for the ladder's.
@@ -121,7 +122,7 @@ class FrozenModel:
     if config is None:
       config = _config(base)
     if dtype is not None:
-      config = dataclasses.replace(config, dtype=dtype)
+      config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     if base_weights is not None:
       config = dataclasses.replace(config, base_weights=base_weights)
     own = parameter_names.shapes(config)
@@ -182,25 +183,29 @@ class FrozenModel:
     # 3.11 would make them.
     with self._lock:
       if self._in_memory is None:
-        base, params = self._base, self._read(self._base.arrays)
+        base, held = self._base, self.config.param_dtype
+        params = self._read(self._base.arrays, held)
         self._in_memory = base_models.CheckpointInMemory(
           base.path, base.found, base.step, base.arrays, base.metadata, params
         )
       return self._in_memory
 
-  def _read(self, names: Collection[str]) -> dict[str, jax.Array]:
-    """Reads parameters, float32 or int8, to the first device."""
+  def _read(self, names: Collection[str], dtype: DType) -> dict[str, jax.Array]:
+    """Reads parameters, in a dtype or in int8, to the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     targets = {}
     for name in names:
       x = self._base.arrays[name]
-      dtype = x.dtype if x.dtype == np.int8 else np.float32
-      targets[name] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=device)
-    return (self._in_memory or self._base).read(targets)
+      kept = x.dtype if x.dtype == np.int8 else dtype
+      targets[name] = jax.ShapeDtypeStruct(x.shape, kept, sharding=device)
+    # What is held may be rounded.
+    is_held = jnp.dtype(dtype) == jnp.dtype(self.config.param_dtype)
+    base = self._in_memory if is_held else None
+    return (base or self._base).read(targets)
 
   @property
   def params(self) -> Mapping[str, Any]:
-    """The parameters, float32 or int8, as a tree on the first device."""
+    """The parameters, floats or int8, as a tree on the first device."""
     return traverse_util.unflatten_dict(self.in_memory.params, sep="/")
 
   @property
@@ -208,7 +213,7 @@ class FrozenModel:
     """The embedding of the vocabulary, [V, H] float32; int8 is scaled."""
     scale = f"{TOKEN_EMBEDDING}_scale"
     names = {TOKEN_EMBEDDING, scale} & self._base.arrays.keys()
-    found = {name: np.asarray(x) for name, x in self._read(names).items()}
+    found = jax.tree.map(np.asarray, self._read(names, np.float32))
     table = found[TOKEN_EMBEDDING]
     return table * found[scale][:, None] if scale in found else table
 

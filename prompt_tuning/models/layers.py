@@ -173,7 +173,7 @@ class Embed(nn.Module):
     """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
     # Google's T5X initialises with floats by default.
     tokens = tokens.astype(jnp.int32)
-    embedded = jnp.take(self.embedding, tokens, axis=0)
+    embedded = _rows(self.embedding, tokens)
     if self.scale is not None:
       embedded *= jnp.take(self.scale, tokens, axis=0)[..., None]
     return embedded.astype(self.config.dtype)
@@ -183,6 +183,36 @@ class Embed(nn.Module):
     dtype = jnp.promote_types(hidden.dtype, self.embedding.dtype)
     table = self.embedding, self.scale
     return product("bth,vh->btv", hidden.astype(dtype), *table, jnp.float32)
+
+
+@jax.custom_vjp
+def _rows(table: Array, tokens: Array) -> Array:
+  """[V, H], [B, T] -> [B, T, H]. A token that is not in the table gives NaN."""
+  if table.dtype != jnp.bfloat16:
+    return _take(table, tokens)
+  return lax.platform_dependent(table, tokens, cpu=_take_bits, default=_take)
+
+
+def _take(table: Array, tokens: Array) -> Array:
+  return jnp.take(table, tokens, axis=0)
+
+
+def _take_bits(table: Array, tokens: Array) -> Array:
+  """Reads bfloat16 as integers.
+
+  Otherwise XLA converts the whole table to float32 first, on a CPU.
+  """
+  bits = lax.bitcast_convert_type(table, jnp.uint16)
+  rows = jnp.take(bits, tokens, axis=0, fill_value=0x7FC0)  # NaN.
+  return lax.bitcast_convert_type(rows, jnp.bfloat16)
+
+
+def _rows_backward(operands: tuple[Array, Array], gradient: Array):
+  table, tokens = operands
+  return *jax.vjp(lambda x: _take(x, tokens), table)[1](gradient), None
+
+
+_rows.defvjp(lambda *operands: (_rows(*operands), operands), _rows_backward)
 
 
 def logits_of(owner: nn.Module, embedder: Embed, hidden: Array) -> Array:

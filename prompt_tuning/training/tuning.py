@@ -167,7 +167,7 @@ def restore_cfg(
     mode="specific",
     assignment_map=injections_lib.assignment_map(method),
     fallback_to_scratch=True,
-    dtype="float32",
+    dtype=model.config.param_dtype,
   )
 
 

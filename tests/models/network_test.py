@@ -192,12 +192,24 @@ def test_relative_buckets_follow_the_formula_of_t5(bidirectional):
   np.testing.assert_array_equal(buckets, expected)
 
 
-def test_embedding_a_token_outside_the_vocabulary_gives_nan():
-  embed = layers.Embed(conformance.config())
-  variables = {"params": conformance.parameters()["token_embedder"]}
-  embedded = embed.apply(variables, jnp.array([[255, 256]]))
-  assert np.isfinite(embedded[0, 0]).all()
-  assert np.isnan(embedded[0, 1]).all()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_embedding_of_tokens_and_of_one_outside_the_vocabulary(dtype):
+  config = conformance.config(dtype=dtype, param_dtype=dtype)
+  table = conformance.parameters()["token_embedder"]["embedding"].astype(dtype)
+  tokens = jnp.array([[255, 3, 3, 256]])
+
+  def embed(table):
+    variables = {"params": {"embedding": table}}
+    return layers.Embed(config).apply(variables, tokens)
+
+  embedded, pull_back = jax.vjp(embed, table)
+  np.testing.assert_array_equal(embedded[0, :3], table[tokens[0, :3]])
+  assert np.isnan(embedded[0, 3]).all()
+  (gradient,) = pull_back(jnp.ones_like(embedded))
+  assert gradient.dtype == dtype
+  rows = np.asarray(gradient[:, 0], np.float32)
+  assert rows[[255, 3]].tolist() == [1, 2]
+  assert rows.sum() == 3
 
 
 def test_norm_in_bfloat16_is_computed_in_float32():

@@ -73,6 +73,21 @@ def test_what_is_not_given_is_that_of_the_config(tiny_model):
   assert (default.dtype, default.dropout_rate) == ("float32", 0.1)
 
 
+def test_weights_are_held_in_the_dtype_that_is_given(base):
+  words = seqio.ByteVocabulary()
+  exact, half = pt.load(base, words), pt.load(base, words, "bfloat16")
+  assert _bytes(half.params) == _bytes(exact.params) / 2
+  # Prompts start from what the checkpoint has, not from what is held.
+  np.testing.assert_array_equal(half.embedding, exact.embedding)
+  tuned = _tune(half, tiny.TASK, init="random_uniform")
+  assert tuned.array.dtype == np.float32
+  assert _bytes(half.params) == _bytes(exact.params) / 2
+
+
+def _bytes(params):
+  return sum(x.nbytes for x in jax.tree.leaves(params))
+
+
 def test_prompt_is_the_best_by_validation(tiny_model, prompt, tmp_path):
   assert prompt.status == "finished"
   assert prompt.array.shape == (4, tiny_model.config.emb_dim)
