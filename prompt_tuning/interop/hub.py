@@ -18,6 +18,7 @@ _NAME = re.compile(rf"{_PART}/{_PART}")
 _DATA_NAME = re.compile(rf"({_PART}/{_PART})(/{_PART})?")
 _MODEL_FILES = ("config.json", "*.safetensors", "*.index.json", "spiece.model")
 _MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "*.jinja")
+_PROMPT_FILES = ("adapter_config.json", "*.safetensors")
 _DATA_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.parquet")
 # Split -> words of a file's name that mean it.
 _SPLITS = {
@@ -44,6 +45,12 @@ def model_folder(name: str) -> str:
     ValueError: if there is no such model, or no way to the hub.
   """
   return _fetch(name, repo_id=name, allow_patterns=[*_MODEL_FILES])
+
+
+@functools.cache
+def prompt_folder(name: str) -> str:
+  """Fetches a prompt that was pushed; as `model_folder`."""
+  return _fetch(name, repo_id=name, allow_patterns=[*_PROMPT_FILES])
 
 
 def data_files(name: str) -> dict[str, str]:

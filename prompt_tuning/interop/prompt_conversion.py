@@ -26,20 +26,23 @@ def read_prompt(
   Args:
     path: A `prompt.safetensors`, a `.npy`, the folder of a PEFT adapter, a
       checkpoint of T5X's or ours that has a prompt, which may be computed, or
-      the folder of a run. A run gives its best prompt, or without one that of
-      its last checkpoint.
+      the folder of a run, or OWNER/NAME of a prompt on the hub. A run gives its
+      best prompt, or without one that of its last checkpoint.
     task: The task whose prompt to take from a checkpoint of several tasks.
 
   Returns:
     The prompt, [P, H] float32, and its metadata.
 
   Raises:
-    ValueError: if no prompt is found, or other parameters trained beside it.
+    ValueError: if no prompt is found, the hub cannot be reached, or other
+      parameters trained beside it.
   """
+  is_file = pathlib.PurePath(path).suffix in prompt_files.SUFFIXES
+  if not is_file and hub.is_name(os.fspath(path)):
+    path = hub.prompt_folder(os.fspath(path))
   if peft_adapters.is_adapter(path):
     return peft_adapters.load_adapter(path)
   is_far = "://" in os.fspath(path)
-  is_file = pathlib.PurePath(path).suffix in prompt_files.SUFFIXES
   if is_file if is_far else not pathlib.Path(path).is_dir():
     return prompt_files.load_prompt(path)
   best = epath.Path(path) / "prompt.safetensors"

@@ -95,12 +95,10 @@ def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
   assert f"base_model: {BASE}\n" in card
   assert "validation score was 61.50 at step 7" in card
   assert 'PeftModel.from_pretrained(base, "me/reviews")' in card
-  for name, content in files.items():
-    (tmp_path / name).write_bytes(content)
-  array, metadata = peft_adapters.load_adapter(tmp_path)
-  np.testing.assert_array_equal(array, PROMPT)
-  assert metadata is not None
-  assert (metadata.base_model, metadata.task) == (BASE, "reviews")
+  read = TunedPrompt.load("me/reviews")
+  np.testing.assert_array_equal(read.array, PROMPT)
+  assert read.metadata is not None
+  assert (read.metadata.base_model, read.metadata.task) == (BASE, "reviews")
   of_decoder = dataclasses.replace(
     METADATA, parameter_path="decoder/prompt/prompt"
   )

@@ -7,7 +7,8 @@ const KEY = "prompt_tuning_key";
 /**
  * Sends a request with the key, if there is one; asks the user for a key if the
  * server needs one.
- * @throws {Error} With the server's message and status, if the request fails.
+ * @throws {Error} With the server's message and status, if the request fails,
+ *     and the seconds to wait if it may be sent again.
  * @return {Promise<Response>}
  */
 export async function request(path, options = {}) {
@@ -19,7 +20,10 @@ export async function request(path, options = {}) {
     if (response.ok) return response;
     const { status } = response;
     if (status !== 401)
-      throw Object.assign(new Error(await reason(response)), { status });
+      throw Object.assign(new Error(await reason(response)), {
+        status,
+        seconds: Number(response.headers.get("Retry-After")),
+      });
     await newKey(key);
   }
 }

@@ -67,7 +67,8 @@ async function answerAll({ models, labels, options }) {
       const answers = [];
       for (let start = 0; start < inputs.length; start += AT_ONCE) {
         const prompt = inputs.slice(start, start + AT_ONCE);
-        answers.push(...(await answersOf(model, prompt, labels, options)));
+        const ask = () => answersOf(model, prompt, labels, options);
+        answers.push(...(await untilAnswered(ask)));
         done += prompt.length;
         tell(
           byId("table-status"),
@@ -91,6 +92,19 @@ async function answerAll({ models, labels, options }) {
   button.hidden = false;
   button.onclick = () =>
     save(new Blob([[heads, ...all].map(line).join("\r\n")]), name);
+}
+
+/** Asks again if the server has too much to do, or to do for this key. */
+async function untilAnswered(ask) {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error.status !== 429 || !error.seconds) throw error;
+      tell(byId("table-status"), error);
+      await new Promise((done) => setTimeout(done, 1000 * error.seconds));
+    }
+  }
 }
 
 /** Returns the answer to each input; of labels, the likeliest. */
