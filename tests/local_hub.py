@@ -124,10 +124,9 @@ def serving(monkeypatch, cache) -> Iterator[Repositories]:
   endpoint = f"http://127.0.0.1:{server.server_address[1]}"
   monkeypatch.setenv("HF_ENDPOINT", endpoint)
   monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-  hub.model_folder.cache_clear()
   try:
     yield server.repositories
   finally:
     server.shutdown()
     server.server_close()
-    hub.model_folder.cache_clear()
+    hub.folder.cache_clear()

@@ -16,9 +16,12 @@ _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 # A data set may have a folder for each of its parts.
 _DATA_NAME = re.compile(rf"({_PART}/{_PART})(/{_PART})?")
-_MODEL_FILES = ("config.json", "*.safetensors", "*.index.json", "spiece.model")
-_MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "*.jinja")
-_PROMPT_FILES = ("adapter_config.json", "*.safetensors")
+# The files of a model and of a prompt. A model may have its weights in a second
+# format as well, and a name that is expected to be a prompt's may be a model's.
+MODEL = ("config.json", "model*.safetensors", "*.index.json", "spiece.model")
+MODEL += ("tokenizer.json", "tokenizer_config.json", "*.jinja")
+PROMPT = ("adapter_config.json", "adapter_model.safetensors")
+PROMPT += ("prompt.safetensors",)
 _DATA_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.parquet")
 # Split -> words of a file's name that mean it.
 _SPLITS = {
@@ -35,22 +38,21 @@ def is_name(path: str) -> bool:
 
 
 @functools.cache  # Each fetch asks the hub for the newest version.
-def model_folder(name: str) -> str:
-  """Fetches a model, and returns its folder.
+def folder(name: str, files: tuple[str, ...]) -> str:
+  """Fetches a model or a prompt, and returns its folder.
 
   Args:
     name: OWNER/NAME on the hub.
+    files: MODEL or PROMPT.
 
   Raises:
-    ValueError: if there is no such model, or no way to the hub.
+    ValueError: if there is no such repository, none of the files in it, or no
+      way to the hub.
   """
-  return _fetch(name, repo_id=name, allow_patterns=[*_MODEL_FILES])
-
-
-@functools.cache
-def prompt_folder(name: str) -> str:
-  """Fetches a prompt that was pushed; as `model_folder`."""
-  return _fetch(name, repo_id=name, allow_patterns=[*_PROMPT_FILES])
+  found = _fetch(name, repo_id=name, allow_patterns=[*files])
+  if not os.path.isdir(found):
+    raise ValueError(f"{name} on the hub has none of {', '.join(files)}.")
+  return found
 
 
 def data_files(name: str) -> dict[str, str]:

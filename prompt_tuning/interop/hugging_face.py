@@ -67,7 +67,7 @@ def _folder(path: epath.PathLike) -> pathlib.Path:
   """Returns the folder of a model, which a name on the hub fetches."""
   folder, name = local_files.local_path(path), os.fspath(path)
   if not is_folder(folder) and hub.is_name(name):
-    return pathlib.Path(hub.model_folder(name))
+    return pathlib.Path(hub.folder(name, hub.MODEL))
   return folder
 
 

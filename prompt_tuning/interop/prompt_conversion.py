@@ -39,7 +39,7 @@ def read_prompt(
   """
   is_file = pathlib.PurePath(path).suffix in prompt_files.SUFFIXES
   if not is_file and hub.is_name(os.fspath(path)):
-    path = hub.prompt_folder(os.fspath(path))
+    path = hub.folder(os.fspath(path), hub.PROMPT)
   if peft_adapters.is_adapter(path):
     return peft_adapters.load_adapter(path)
   is_far = "://" in os.fspath(path)

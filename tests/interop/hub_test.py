@@ -10,7 +10,7 @@ import pytest
 
 from prompt_tuning import prompt_files
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.interop import hub, peft_adapters
+from prompt_tuning.interop import hub
 
 PROMPT = np.arange(8, dtype=np.float32).reshape(2, 4)
 BASE = "google/flan-t5-base"
@@ -42,14 +42,17 @@ def test_names_on_the_hub(path, is_name, tmp_path, monkeypatch):
   assert hub.is_name(path) == is_name
 
 
-def test_model_is_fetched_once_without_its_pickles(repositories, tmp_path):
+def test_model_is_fetched_once_without_its_other_files(repositories, tmp_path):
   files = {"config.json": b"{}", "model.safetensors": b"x"}
-  repositories["models", BASE] = {**files, "pytorch_model.bin": b"pickle"}
-  folder = pathlib.Path(hub.model_folder(BASE))
+  others = "pytorch_model.bin", "consolidated.safetensors"
+  repositories["models", BASE] = files | dict.fromkeys(others, b"x")
+  with pytest.raises(ValueError, match=f"{BASE} on the hub has none of"):
+    TunedPrompt.load(BASE)
+  folder = pathlib.Path(hub.folder(BASE, hub.MODEL))
   assert (tmp_path / "cache") in folder.parents
   assert {x.name: x.read_bytes() for x in folder.iterdir()} == files
   repositories.clear()
-  assert hub.model_folder(BASE) == str(folder)
+  assert hub.folder(BASE, hub.MODEL) == str(folder)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +111,8 @@ def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
   assert b"apply_chat_template" in files["README.md"]
   assert b'"CAUSAL_LM"' in files["adapter_config.json"]
   prompt.to_peft(tmp_path / "adapter", BASE)
-  np.testing.assert_array_equal(
-    peft_adapters.load_adapter(tmp_path / "adapter")[0], PROMPT
-  )
+  read = TunedPrompt.load(tmp_path / "adapter")
+  np.testing.assert_array_equal(read.array, PROMPT)
 
 
 @pytest.mark.parametrize("base", [None, "/home/me/model"])
