@@ -223,7 +223,8 @@ def _shape(piece: str) -> str:
 def words_of(vocabulary: seqio.Vocabulary) -> list[str]:
   """Returns the pieces that are whole words of ASCII letters."""
   pieces = neighbours.pieces_of(vocabulary)
-  words = [x[1:] for x in pieces if x.startswith(neighbours.SPACE)] or pieces
+  begun = [x[1:] for x in pieces if x.startswith(neighbours.SPACE)]
+  words = begun if any(begun) else pieces
   return [word for word in words if word.isascii() and word.isalpha()]
 
 

@@ -42,7 +42,9 @@ def pieces_of(vocabulary: seqio.Vocabulary) -> list[str]:
   tokenizer = getattr(vocabulary, "tokenizer", None)
   to_piece = getattr(tokenizer, "id_to_piece", None)
   return [
-    to_piece(token) if to_piece else vocabulary.decode([token])
+    to_piece(token)
+    if to_piece
+    else vocabulary.decode([token]).replace(" ", SPACE)
     for token in range(vocabulary.vocab_size)
   ]
 

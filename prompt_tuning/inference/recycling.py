@@ -36,11 +36,12 @@ def move(
   moved = recycling.recycle(
     array, old.embedding, new.embedding, method, skip, tokens
   )
+  base = new.checkpoint  # A path, or a name on the hub.
   metadata = prompt_files.PromptMetadata(
     new.fingerprint,
     new.vocabulary_sha256,
     parameter_path=prompt_files.PARAMETER_PATHS[len(new.config.stacks) == 1],
     task=prompt.metadata and prompt.metadata.task,
-    base_model=os.path.abspath(new.checkpoint),
+    base_model=os.path.abspath(base) if os.path.exists(base) else base,
   )
   return TunedPrompt(moved, metadata)

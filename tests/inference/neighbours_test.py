@@ -67,6 +67,10 @@ def test_table_and_summary_show_positions_and_class_labels(embeddings):
   summary = neighbours.summarize(result)
   assert "norm: mean 5.5, 0.0 to 9.0" in summary
   assert "2 of 3 (yes, entailment)" in summary
+  spaced = types.SimpleNamespace(
+    vocab_size=9, decode=lambda ids: PIECES[ids[0]].replace("▁", " ")
+  )
+  assert neighbours.pieces_of(spaced) == PIECES
 
 
 @pytest.mark.parametrize("length", [1, 60])
