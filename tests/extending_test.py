@@ -99,7 +99,7 @@ def test_method(folder):
 def test_initialiser(folder, monkeypatch):
   table = np.full((384, tiny.WIDTH), 100.0, np.float32)
   monkeypatch.setattr(
-    "prompt_tuning.training.base_model.embedding_of", lambda _: table
+    "prompt_tuning.inference.base_models.embedding_of", lambda _: table
   )
   monkeypatch.setattr("t5x.checkpoints.open_checkpoint", lambda path: None)
   added = _added("gin/methods/prompt_tuning.gin", str(folder / "mine/mean.gin"))

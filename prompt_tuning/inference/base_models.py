@@ -6,12 +6,15 @@ import re
 
 from etils import epath
 import jax
+import numpy as np
 
 from prompt_tuning import injections
 from prompt_tuning.interop import sentencepiece_model
+from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
 from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
+from t5x.formats import int8, stored_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,22 @@ def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:
   if len(arrays) < len(base.arrays):
     base = dataclasses.replace(base, arrays=arrays, metadata={})
   return base.fingerprint
+
+
+def embedding_of(base: checkpoints.BaseCheckpoint) -> np.ndarray:
+  """Reads the embedding of a checkpoint, [V, H] float32; int8 is scaled.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  name = TOKEN_EMBEDDING
+  if name not in base.arrays:
+    raise ValueError(
+      f"{base.path} has no parameter {name}; it has "
+      f"{', '.join(list(base.arrays)[:5])}, ..."
+    )
+  array = int8.held_by(base, [name]).arrays[name]
+  return np.asarray(stored_arrays.read(array), np.float32)
 
 
 def vocabulary_file(path: str) -> str:

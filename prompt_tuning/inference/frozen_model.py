@@ -1,6 +1,6 @@
 """A frozen model in memory, which answers with any prompt."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
@@ -183,25 +183,17 @@ class FrozenModel:
     # 3.11 would make them.
     with self._lock:
       if self._in_memory is None:
-        base, held = self._base, self.config.param_dtype
-        params = self._read(self._base.arrays, held)
+        base, dtype = self._base, self.config.param_dtype
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        targets = {}
+        for name, x in base.arrays.items():
+          held = x.dtype if x.dtype == np.int8 else dtype
+          targets[name] = jax.ShapeDtypeStruct(x.shape, held, sharding=device)
+        read = base.read(targets)
         self._in_memory = base_models.CheckpointInMemory(
-          base.path, base.found, base.step, base.arrays, base.metadata, params
+          base.path, base.found, base.step, base.arrays, base.metadata, read
         )
       return self._in_memory
-
-  def _read(self, names: Collection[str], dtype: DType) -> dict[str, jax.Array]:
-    """Reads parameters, in a dtype or in int8, to the first device."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    targets = {}
-    for name in names:
-      x = self._base.arrays[name]
-      kept = x.dtype if x.dtype == np.int8 else dtype
-      targets[name] = jax.ShapeDtypeStruct(x.shape, kept, sharding=device)
-    # What is held may be rounded.
-    is_held = jnp.dtype(dtype) == jnp.dtype(self.config.param_dtype)
-    base = self._in_memory if is_held else None
-    return (base or self._base).read(targets)
 
   @property
   def params(self) -> Mapping[str, Any]:
@@ -210,12 +202,8 @@ class FrozenModel:
 
   @property
   def embedding(self) -> np.ndarray:
-    """The embedding of the vocabulary, [V, H] float32; int8 is scaled."""
-    scale = f"{TOKEN_EMBEDDING}_scale"
-    names = {TOKEN_EMBEDDING, scale} & self._base.arrays.keys()
-    found = jax.tree.map(np.asarray, self._read(names, np.float32))
-    table = found[TOKEN_EMBEDDING]
-    return table * found[scale][:, None] if scale in found else table
+    """The embedding of the vocabulary, [V, H] float32, as it is stored."""
+    return base_models.embedding_of(self._base)
 
   @property
   def input_end(self) -> tuple[int, ...]:

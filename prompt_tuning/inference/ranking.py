@@ -10,7 +10,6 @@ score all labels in one pass of the decoder; see `programs.Network.score`.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +17,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
-
-from t5x import models
 
 if TYPE_CHECKING:
   from seqio import Vocabulary
@@ -205,27 +202,3 @@ def label_scores(labels: PackedLabels, log_probs: Any) -> np.ndarray:
     )
   ]
   return np.stack(sums)[:, 1:]
-
-
-def make_ranking_model(
-  labels: Sequence[str],
-  vocabulary: Vocabulary,
-  make: Callable[..., models.EncoderDecoderModel] = models.EncoderDecoderModel,
-  **arguments: Any,
-) -> models.EncoderDecoderModel:
-  """Makes a model for T5X that answers with the likeliest label.
-
-  Args:
-    labels: The labels to choose from.
-    vocabulary: The model's.
-    make: The class of the model.
-    **arguments: More of its arguments.
-  """
-  decode_fn = functools.partial(
-    rank_labels, labels=labels, vocabulary=vocabulary
-  )
-  model = make(decode_fn=decode_fn, **arguments)
-  model.predict_batch_with_aux = functools.partial(
-    model.predict_batch_with_aux, num_decodes=len(labels)
-  )
-  return model

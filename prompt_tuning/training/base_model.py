@@ -14,7 +14,6 @@ import seqio
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import recycling
-from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.training import google_t5x
 from t5x import checkpoints
@@ -31,26 +30,9 @@ def token_embedding(path: str) -> np.ndarray:
   """
   if google_t5x.is_installed():
     return google_t5x.token_embedding(path)
-  return embedding_of(checkpoints.open_checkpoint(path))
+  from prompt_tuning.inference import base_models  # As Google's has no formats.
 
-
-def embedding_of(checkpoint: "checkpoints.BaseCheckpoint") -> np.ndarray:
-  """Reads the embedding of an open checkpoint, as float32.
-
-  Raises:
-    ValueError: if it has none.
-  """
-  name = TOKEN_EMBEDDING
-  if name not in checkpoint.arrays:
-    raise ValueError(
-      f"{checkpoint.path} has no parameter {name}; it has "
-      f"{', '.join(list(checkpoint.arrays)[:5])}, ..."
-    )
-  from t5x.formats import int8  # Google's T5X has none.
-
-  array = int8.held_by(checkpoint, [name]).arrays[name]
-  whole = tuple(slice(0, size) for size in array.shape)
-  return np.asarray(array.open()(whole), np.float32)
+  return base_models.embedding_of(checkpoints.open_checkpoint(path))
 
 
 def decoder_config(

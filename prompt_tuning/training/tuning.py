@@ -30,7 +30,6 @@ from prompt_tuning.models import networks
 from prompt_tuning.models.layers import Config
 from prompt_tuning.training import (
   actions,
-  base_model,
   defaults,
   evaluation,
 )
@@ -131,6 +130,7 @@ def make_model(
   arguments: dict[str, Any] = {
     "module": networks.make(config, method),
     "optimizer_def": optimizer_def,
+    "decode_fn": decoding.beam_search,
     "z_loss": 1e-4,
   }
   if len(config.stacks) > 1:
@@ -140,11 +140,16 @@ def make_model(
     arguments["ends_inputs"] = config.ends_inputs
   else:
     make, arguments["vocabulary"] = models.DecoderOnlyModel, vocabulary
-  if ranked is not None:
-    return ranking.make_ranking_model(
-      tuple(ranked), vocabulary, make, **arguments
-    )
-  return make(decode_fn=decoding.beam_search, **arguments)
+  if ranked is None:
+    return make(**arguments)
+  arguments["decode_fn"] = functools.partial(
+    ranking.rank_labels, labels=tuple(ranked), vocabulary=vocabulary
+  )
+  model = make(**arguments)
+  model.predict_batch_with_aux = functools.partial(
+    model.predict_batch_with_aux, num_decodes=len(ranked)
+  )
+  return model
 
 
 def make_partitioner(method: Injections) -> partitioning.PjitPartitioner:
@@ -334,7 +339,7 @@ def initializer(
       f"Expected at most length={size}, a frequent token for each position, "
       f"got {length=}. Shorten it, or pass init='random_uniform'."
     )
-  table = base_model.embedding_of(model.in_memory)
+  table = model.embedding
   sampled = prompts.sampled_vocab(table, size)
   if init == "sampled_vocab":
     return sampled

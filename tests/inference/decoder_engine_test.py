@@ -69,6 +69,10 @@ def test_rows_with_prompts_of_their_own_are_answered_together(
     by_label = [ranked[label] for label in LABELS]
     np.testing.assert_allclose(scores, by_label, rtol=1e-5)
   assert answers[9].shape == (tiny_decoder.WIDTH,)
+  likeliest = map(next, map(iter, model.rank(TEXTS, LABELS, prompts[0])))
+  pairs = list(zip(TEXTS, likeliest, strict=True))
+  metrics = model.evaluate(pairs, prompts[0], labels=LABELS, rank=True)
+  assert metrics["accuracy"] == 100
 
   def beams(most):
     return [
