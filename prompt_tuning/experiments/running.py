@@ -300,7 +300,10 @@ def resumable(
     if before and before.hash == today.hash:
       # Other wiring gives the same numbers, but the trainer refuses to resume.
       if not record.counts:
-        keeps = all(map(identity.may_change, before.differences(today)))
+        keeps = all(
+          identity.matches(x.name, "resumable_settings")
+          for x in before.differences(today)
+        )
       else:
         keeps = not archive.differences(record, cell)
       if keeps:

@@ -138,7 +138,8 @@ def useful(
   known = {*files.macros, *files.lacking}
   for program, names in ("train", trained), ("evaluate", evaluated):
     bindings = resolution.Bindings(names, gin_bindings, paths)
-    unused[program] = set(checks.unused(bindings, program, gin_bindings))
+    found = checks.without_effect(bindings, program, gin_bindings)
+    unused[program] = {label for label, _ in found}
   given = (x.partition("=") for x in gin_bindings)
   return {
     name.strip(): value.strip()

@@ -52,10 +52,7 @@ class Trainer(trainer.Trainer):
     )
     # Its first array has a column for each position.
     self._added = jax.tree.leaves(encoded)[0].shape[1] - length
-    self._partition_steps()
-
-  def _partition_steps(self) -> None:
-    """Compiles nothing yet: each shape is compiled when it is needed."""
+    # Nothing is compiled yet: each shape is when it is needed.
     model, partitioner = self.model, self.partitioner
     replicated = partitioner.sharding()
     batches = partitioner.sharding(partitioner.data_partition_spec)

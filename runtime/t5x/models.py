@@ -87,10 +87,6 @@ class EncoderDecoderModel:
     vocabulary = self.input_vocabulary
     self.input_vocabulary = getattr(vocabulary, "of_inputs", vocabulary)
 
-  def _features(self, batch: Batch) -> Batch:
-    """Returns the features that the model takes of a batch."""
-    return batch
-
   def get_initial_variables(
     self,
     rng: jax.Array,
@@ -108,7 +104,7 @@ class EncoderDecoderModel:
       The collections `params` and `params_axes`.
     """
     types = input_types or {}
-    ones = self._features(
+    ones = joined.take_apart(
       {k: jnp.ones(x, types.get(k, jnp.int32)) for k, x in input_shapes.items()}
     )
     return self.module.init(
@@ -145,7 +141,7 @@ class EncoderDecoderModel:
       The loss, a sum over target tokens in nats unless it is normalised, and
       the sums behind the metrics.
     """
-    batch = self._features(batch)
+    batch = joined.take_apart(batch)
     logits = self._logits(params, batch, dropout_rng)
     targets = batch["decoder_target_tokens"]
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
@@ -186,7 +182,7 @@ class EncoderDecoderModel:
   def loss_divisor(self, batch: Batch) -> jax.Array:
     """Returns what `loss_fn` divides the summed loss of a batch by."""
     divisor, _ = losses.get_loss_normalizing_factor_and_weights(
-      self.loss_normalizing_factor, self._features(batch)
+      self.loss_normalizing_factor, joined.take_apart(batch)
     )
     return jnp.float32(1.0 if divisor is None else divisor)
 
@@ -206,7 +202,7 @@ class EncoderDecoderModel:
     Returns:
       [B] Sums over target tokens, in nats.
     """
-    batch = self._features(batch)
+    batch = joined.take_apart(batch)
     log_probs = jax.nn.log_softmax(self._logits(params, batch, None))
     token_scores = jnp.take_along_axis(
       log_probs, batch["decoder_target_tokens"][..., None], axis=-1
@@ -240,7 +236,7 @@ class EncoderDecoderModel:
       Tokens [B, S], or [B, num_decodes, S] with the best last; and
       {"scores": [B] or [B, num_decodes]}.
     """
-    batch = self._features(batch)
+    batch = joined.take_apart(batch)
     inputs = batch["encoder_input_tokens"]
     decoder_inputs = jnp.zeros_like(batch["decoder_input_tokens"])
     variables = {"params": params}
@@ -300,9 +296,6 @@ class DecoderOnlyModel(EncoderDecoderModel):
     """
     arguments = (module, vocabulary, vocabulary, optimizer_def, decode_fn)
     super().__init__(*arguments, ends_inputs=False, **options)
-
-  def _features(self, batch: Batch) -> Batch:
-    return joined.take_apart(batch)
 
 
 @jax.jit

@@ -194,7 +194,8 @@ class PjitPartitioner:
     if batch_size % data_size:
       raise ValueError(
         f"The batch size {batch_size} is not a multiple of the {data_size} "
-        "devices of the data axis: choose another BATCH_SIZE."
+        "parts of the mesh that divide it: choose another BATCH_SIZE, or raise "
+        "partitioning.PjitPartitioner.num_partitions."
       )
     # [data, model], each entry the process that owns the device.
     owner = np.vectorize(lambda d: d.process_index)(self.mesh.devices)

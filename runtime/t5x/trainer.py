@@ -102,19 +102,6 @@ class Trainer:
       self.train_state, self.partitioner.shard_batch(batch)
     )
 
-  def check_batch_size(self, batch_size: int) -> None:
-    """Checks that the microbatches divide a batch.
-
-    Raises:
-      ValueError: if they do not.
-    """
-    number = self.num_microbatches
-    if number is not None and (number < 1 or batch_size % number):
-      raise ValueError(
-        "Expected NUM_MICROBATCHES that divides BATCH_SIZE="
-        f"{batch_size}, got {number}."
-      )
-
   def trace_train_step(self, train_state: TrainState, batch: Any) -> Any:
     """Traces a step for shapes, as `jax.jit(...).trace` does."""
     return self._train_step.trace(train_state, batch)
@@ -178,8 +165,6 @@ class Trainer:
         sums = models.add(sums, new) if sums else new
         steps += 1
         after_batch(len(jax.tree.leaves(batch)[0]))
-      if not sums:
-        raise ValueError(f"The evaluation split of {task} has no batch.")
       sums = {name: float(x) for name, x in jax.device_get(sums).items()}
       results[task] = metrics_lib.summarize(sums, steps)
     return results

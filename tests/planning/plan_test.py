@@ -78,14 +78,14 @@ def test_operations_in_a_loop_count_every_time():
     return jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x)
 
   for function, times in ((loop, 5), (decode, 7)):
-    jaxpr = jax.make_jaxpr(function)(matrix)
-    assert costs.matrix_flops(jaxpr, decode_steps=7) == times * 2 * 8**3
+    traced = jax.jit(function).trace(matrix)
+    assert costs.flops_of(traced, decode_steps=7) == times * 2 * 8**3
 
 
 def test_a_bound_allows_for_the_rate_of_int8():
   matrix = jax.ShapeDtypeStruct((8, 8), jnp.int8)
   found = [
-    costs.matrix_flops(jax.make_jaxpr(lambda x, y: x @ y)(matrix, other))
+    costs.flops_of(jax.jit(lambda x, y: x @ y).trace(matrix, other))
     for other in (matrix, matrix.update(dtype=jnp.float32))
   ]
   assert found == [8**3, 2 * 8**3]

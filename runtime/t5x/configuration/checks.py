@@ -150,30 +150,10 @@ def unknown(
     )
 
 
-def unused(
-  bindings: Bindings, function: str, texts: Iterable[str]
-) -> Iterator[str]:
-  """Yields the bindings that have no effect, whatever their value.
-
-  Args:
-    bindings: The whole configuration.
-    function: The program's function.
-    texts: The bindings in question, which are a part of it.
-
-  Yields:
-    Left sides, such as "train/utils.DatasetConfig.seed".
-  """
-  before = resolve(bindings, function)
-  for x in (x for text in texts for x in reading.from_text(text)):
-    other = Bindings(texts=[f"{x.label} = 'another value'"], start=bindings)
-    if resolve(other, function) == before:
-      yield x.label
-
-
 def without_effect(
   bindings: Bindings, function: str, texts: Iterable[str]
 ) -> Iterator[tuple[str, str | None]]:
-  """Yields a command's bindings that have no effect.
+  """Yields a command's bindings that have no effect, whatever their value.
 
   Python code may call a function that gin does not reach, but never in a
   scope.
@@ -181,29 +161,30 @@ def without_effect(
   Args:
     bindings: The whole configuration.
     function: The program's function.
-    texts: The bindings of the command.
+    texts: The bindings of the command, which are a part of it.
 
   Yields:
-    A left side and, if it is in a scope that nothing uses, the problem, which
-    names the scopes that exist.
+    A left side, such as "train/utils.DatasetConfig.seed", and, if it is in a
+    scope that nothing uses, the problem, which names the scopes that exist.
   """
   settings = resolve(bindings, function)
-  for label in unused(bindings, function, texts):
-    scope, slash, rest = label.rpartition("/")
-    selector, dot, _ = rest.rpartition(".")
-    target = bindings.known(reading.Name("", selector, selector))
-    own = [x for x in settings if dot and x.function == target]
-    scopes = {x.name.rpartition("/")[0] for x in own or settings}
-    exists = any(f"{x}/".startswith(f"{scope}/") for x in scopes)
-    if not slash or not dot or not target.module or exists:
-      yield label, None
+  for x in (x for text in texts for x in reading.from_text(text)):
+    other = Bindings(texts=[f"{x.label} = 'another value'"], start=bindings)
+    if resolve(other, function) != settings:
+      continue
+    target = bindings.known(x.target)
+    own = [each for each in settings if each.function == target]
+    scopes = {each.name.rpartition("/")[0] for each in own or settings}
+    exists = any(f"{each}/".startswith(f"{x.scope}/") for each in scopes)
+    if not x.scope or not x.parameter or not target.module or exists:
+      yield x.label, None
       continue
     scopes = sorted(scopes - {""})
-    near = difflib.get_close_matches(scope, scopes) or scopes
+    near = difflib.get_close_matches(x.scope, scopes) or scopes
     yield (
-      label,
-      f"Nothing uses {selector} in the scope {scope!r}, so {label!r} would "
-      f"change nothing.{suggestion(near)}",
+      x.label,
+      f"Nothing uses {x.target.spelled} in the scope {x.scope!r}, so "
+      f"{x.label!r} would change nothing.{suggestion(near)}",
     )
 
 

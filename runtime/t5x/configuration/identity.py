@@ -159,11 +159,6 @@ def check_kind(kind: str | None, program: str, place: str) -> None:
     )
 
 
-def may_change(difference: Difference) -> bool:
-  """Returns whether a run may resume with the new value."""
-  return matches(difference.name, "resumable_settings")
-
-
 def matches(name: str, *kinds: str) -> bool:
   """Returns whether a setting is of a kind, which is a field of `Client`."""
   patterns = (

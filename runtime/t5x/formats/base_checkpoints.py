@@ -18,7 +18,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
-from t5x.configuration import client
 from t5x.files import digests, storage
 from t5x.formats import (
   orbax,
@@ -27,7 +26,7 @@ from t5x.formats import (
   stored_arrays,
   t5x_v3,
 )
-from t5x.formats.checkpoint_folder import find_checkpoint
+from t5x.formats.checkpoint_folder import find_checkpoint, of_client
 from t5x.formats.stored_arrays import StoredArray
 
 # The number of values along each axis that a fingerprint covers.
@@ -175,7 +174,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
     ValueError: if there is no checkpoint, its format is unknown, it differs
       from its digests, or the base model of a run is missing or another one.
   """
-  if (other := _of_client(path)) is not None:
+  if (other := of_client(path)) is not None:
     return other
   found = str(storage.absolute(find_checkpoint(path)))
   if (written := digests.text(found)) is not None:
@@ -213,12 +212,6 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   else:
     step, arrays, metadata = orbax.open_checkpoint(found)
   return BaseCheckpoint(path, found, step, scanned.take_apart(arrays), metadata)
-
-
-def _of_client(path: str) -> BaseCheckpoint | None:
-  """Opens a model of a format that a client knows, if it is one."""
-  openers = (x.open_model for x in client.clients() if x.open_model)
-  return next((x for open_ in openers if (x := open_(path)) is not None), None)
 
 
 @functools.lru_cache(maxsize=64)

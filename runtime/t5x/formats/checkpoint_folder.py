@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import os
 import re
+from typing import Any
 
 from etils import epath
 
@@ -129,6 +130,12 @@ class CheckpointFolder:
     )
 
 
+def of_client(path: str) -> Any | None:
+  """Opens a model of a format that a client knows, if it is one."""
+  openers = (x.open_model for x in clients() if x.open_model)
+  return next((x for open_ in openers if (x := open_(path)) is not None), None)
+
+
 def find_checkpoint(path: str) -> str:
   """Finds a checkpoint folder.
 
@@ -143,9 +150,8 @@ def find_checkpoint(path: str) -> str:
   Raises:
     ValueError: if there is no such folder.
   """
-  for each in clients():
-    if each.open_model and (other := each.open_model(path)) is not None:
-      return other.found
+  if (other := of_client(path)) is not None:
+    return other.found
   folder = epath.Path(path)
   if not folder.is_dir():
     if storage.is_bucket(path) and storage.HAS_GCS:

@@ -206,28 +206,23 @@ def bytes_of(tree: Any) -> int:
 
 
 def flops_of(traced: Any, decode_steps: int = 1) -> float:
-  """Counts the operations of a program's matrix products; see `matrix_flops`.
-
-  Args:
-    traced: The result of `jax.jit(...).trace`.
-    decode_steps: Iterations of a loop whose number is not in the program.
-  """
-  jaxpr = traced.jaxpr.jaxpr
-  # Without unused results, such as gradients of frozen weights.
-  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return matrix_flops(jaxpr, decode_steps)
-
-
-def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
   """Counts the operations of matrix products, every iteration of loops.
 
   The compilers count the body of a loop once. Products of int8 count half: a
   chip does up to twice as many of them as of bfloat16, its peak.
 
   Args:
-    jaxpr: The whole program, of all devices together.
+    traced: The whole program, of all devices together, as
+      `jax.jit(...).trace` returns it.
     decode_steps: Iterations of a loop whose number is not in the program.
   """
+  jaxpr = traced.jaxpr.jaxpr
+  # Without unused results, such as gradients of frozen weights.
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _flops(jaxpr, decode_steps)
+
+
+def _flops(jaxpr: Any, decode_steps: int) -> float:
   total = 0.0
   for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
     # Functions that differentiate are not part of the computation.
@@ -237,7 +232,7 @@ def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
       if name not in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
     }
     inside = [
-      matrix_flops(x, decode_steps)
+      _flops(x, decode_steps)
       for x in jax.tree.leaves([*params.values()], is_leaf=_is_program)
       if _is_program(x)
     ]

@@ -195,13 +195,7 @@ def _command(
   is_training = program == "train"
   data = arguments["train_dataset_cfg" if is_training else "dataset_cfg"]
   model, partitioner = arguments["model"], arguments["partitioner"]
-  rows = partitioner.mesh.shape["data"]
-  if data.batch_size % rows:
-    raise ValueError(
-      f"BATCH_SIZE={data.batch_size} is not a multiple of the {rows} parts of "
-      "the mesh that divide the batch: raise "
-      "partitioning.PjitPartitioner.num_partitions."
-    )
+  partitioner.local_rows(data.batch_size)
   lengths = LENGTHS | dict(data.task_feature_lengths or {})
   shapes = datasets.batch_shapes(
     dataclasses.replace(data, task_feature_lengths=lengths),
