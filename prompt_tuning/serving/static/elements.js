@@ -20,6 +20,13 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
+/** Makes a button. */
+export function button(textContent, onClick, properties = {}) {
+  const made = make("button", { type: "button", textContent, ...properties });
+  made.addEventListener("click", onClick);
+  return made;
+}
+
 /** Makes a table of texts. */
 export function table(heads, rows) {
   const cells = (name, texts, properties) =>
@@ -60,6 +67,26 @@ export function tell(element, message) {
   const isError = message instanceof Error;
   element.classList.toggle("error", isError);
   element.textContent = isError ? message.message : message;
+}
+
+/** Runs a task; tells the message that it returns, if it does, or its error. */
+export async function report(status, task) {
+  try {
+    const message = await task();
+    if (message !== undefined) tell(status, message);
+  } catch (error) {
+    tell(status, error);
+  }
+}
+
+/** Runs a task when a form is sent, whose button waits; tells its error. */
+export function onSubmit(form, status, task) {
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    event.submitter.disabled = true;
+    await report(status, task);
+    event.submitter.disabled = false;
+  });
 }
 
 /** Formats a number with at most this many decimals. */

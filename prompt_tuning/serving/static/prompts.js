@@ -1,7 +1,16 @@
 /** Prompts: the origin, the nearest words and the file of each; new ones. */
 
 import { json, request } from "./api.js";
-import { byId, filterBy, make, rounded, save, tell } from "./elements.js";
+import {
+  button,
+  byId,
+  filterBy,
+  make,
+  report,
+  rounded,
+  save,
+  table,
+} from "./elements.js";
 
 const FORMATS = [
   ["safetensors", "safetensors"],
@@ -31,16 +40,14 @@ export function start(onChange) {
 }
 
 /** Changes a prompt on the server, and shows the new list. */
-async function change(name, options, done) {
-  const status = byId("prompts-status");
-  try {
-    await request(`/v1/prompts/${encodeURIComponent(name)}`, options);
+const change = (name, options, done) =>
+  report(byId("prompts-status"), async () => {
+    await request(pathOf(name), options);
     await refresh();
-    tell(status, `${name} ${done}.`);
-  } catch (error) {
-    tell(status, error);
-  }
-}
+    return `${name} ${done}.`;
+  });
+
+const pathOf = (name) => `/v1/prompts/${encodeURIComponent(name)}`;
 
 /** Shows the prompts among the models, the first of which is the base. */
 export function showModels([base, ...prompts]) {
@@ -68,12 +75,9 @@ function row({ id, prompt }, base) {
 }
 
 function controls(name) {
-  const words = make("button", {
-    type: "button",
-    textContent: "Words",
+  const words = button("Words", () => showWords(name, words), {
     "aria-label": `Nearest words of ${name}`,
   });
-  words.addEventListener("click", () => showWords(name, words));
   const format = make(
     "select",
     { "aria-label": `Format of the file of ${name}` },
@@ -81,102 +85,61 @@ function controls(name) {
       make("option", { value, textContent }),
     ),
   );
-  const get = make("button", {
-    type: "button",
-    textContent: "Download",
+  const get = button("Download", () => download(name, format.value), {
     "aria-label": `Download ${name}`,
   });
-  get.addEventListener("click", () => download(name, format.value));
-  const remove = make("button", {
-    type: "button",
-    textContent: "Delete",
-    "aria-label": `Delete ${name}`,
-  });
-  remove.addEventListener("click", () => {
+  const remove = () => {
     if (confirm(`Delete the prompt ${name} from the server?`)) {
       change(name, { method: "DELETE" }, "is deleted");
     }
-  });
-  return [words, format, get, remove];
+  };
+  const label = { "aria-label": `Delete ${name}` };
+  return [words, format, get, button("Delete", remove, label)];
 }
 
-async function showWords(name, opener) {
-  const status = byId("prompts-status");
-  const panel = byId("words");
-  try {
-    const path = `/v1/prompts/${encodeURIComponent(name)}/words`;
-    const { positions, embedding_norm: norm } = await json(path);
-    tell(status, "");
-    const title = make("h3", {
-      textContent: `Nearest words of ${name}`,
-      tabIndex: -1,
-    });
-    const close = make("button", { type: "button", textContent: "Close" });
-    close.addEventListener("click", () => {
-      panel.hidden = true;
+const showWords = (name, opener) =>
+  report(byId("prompts-status"), async () => {
+    const { positions, embedding_norm } = await json(`${pathOf(name)}/words`);
+    const title = byId("words-title");
+    title.textContent = `Nearest words of ${name}`;
+    byId("words-norm").textContent = rounded(embedding_norm, 1);
+    const made = table(["Position", "Norm", "Words, cosine"], []);
+    made.tBodies[0].append(...positions.map(wordRow));
+    byId("words-table").replaceChildren(...made.children);
+    byId("words-close").onclick = () => {
+      byId("words").hidden = true;
       opener.focus();
-    });
-    panel.replaceChildren(
-      title,
-      make("p", {
-        className: "quiet",
-        textContent:
-          "By cosine, for each position. The vocabulary's vectors have a " +
-          `norm of ${rounded(norm, 1)}, on average.`,
-      }),
-      wordTable(positions),
-      make("p", {}, close),
-    );
-    panel.hidden = false;
+    };
+    byId("words").hidden = false;
     title.focus();
-  } catch (error) {
-    tell(status, error);
-  }
-}
+    return "";
+  });
 
-function wordTable(positions) {
-  const heads = ["Position", "Norm", "Words, cosine"].map((textContent) =>
-    make("th", { scope: "col", textContent }),
-  );
-  const rows = positions.map(({ norm, words }, i) =>
+const wordRow = ({ norm, words }, i) =>
+  make(
+    "tr",
+    {},
+    make("th", { scope: "row", textContent: i }),
+    make("td", { textContent: rounded(norm, 1) }),
     make(
-      "tr",
+      "td",
       {},
-      make("th", { scope: "row", textContent: i }),
-      make("td", { textContent: rounded(norm, 1) }),
-      make(
-        "td",
-        {},
-        ...words.map(({ word, cosine }) =>
-          make(
-            "span",
-            { className: "piece" },
-            make("code", { textContent: word }),
-            ` ${cosine.toFixed(2)} `,
-          ),
+      ...words.map(({ word, cosine }) =>
+        make(
+          "span",
+          { className: "piece" },
+          make("code", { textContent: word }),
+          ` ${cosine.toFixed(2)} `,
         ),
       ),
     ),
   );
-  const table = make(
-    "table",
-    {},
-    make("thead", {}, make("tr", {}, ...heads)),
-    make("tbody", {}, ...rows),
-  );
-  const labels = { className: "scroll", tabIndex: 0, role: "region" };
-  return make("div", { ...labels, "aria-label": "Nearest words" }, table);
-}
 
-async function download(name, format) {
-  const status = byId("prompts-status");
-  try {
-    const path = `/v1/prompts/${encodeURIComponent(name)}?format=${format}`;
+const download = (name, format) =>
+  report(byId("prompts-status"), async () => {
     // Not a link, which would send no key.
-    const file = await (await request(path)).blob();
+    const response = await request(`${pathOf(name)}?format=${format}`);
+    const file = await response.blob();
     save(file, `${name}.${format === "peft" ? "zip" : format}`);
-    tell(status, `${name}: ${rounded(file.size, 0)} bytes.`);
-  } catch (error) {
-    tell(status, error);
-  }
-}
+    return `${name}: ${rounded(file.size, 0)} bytes.`;
+  });

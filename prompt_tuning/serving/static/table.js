@@ -1,7 +1,7 @@
 /** Many inputs: a CSV file, answered by each chosen model, as a CSV file. */
 
 import { json } from "./api.js";
-import { byId, make, save, table, tell } from "./elements.js";
+import { byId, make, onSubmit, save, table, tell } from "./elements.js";
 
 const AT_ONCE = 16; // Inputs of a request.
 const SHOWN = 20; // Rows on the page.
@@ -15,18 +15,9 @@ let rows = []; // The file, its header first.
  */
 export function start(settings) {
   byId("table-file").addEventListener("change", read);
-  byId("table-form").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const button = event.submitter;
-    button.disabled = true;
-    try {
-      await answerAll(settings());
-    } catch (error) {
-      tell(byId("table-status"), error);
-    } finally {
-      button.disabled = false;
-    }
-  });
+  onSubmit(byId("table-form"), byId("table-status"), () =>
+    answerAll(settings()),
+  );
 }
 
 /** Parses CSV, in which quoted cells may have commas and line breaks. */

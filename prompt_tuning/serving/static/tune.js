@@ -2,7 +2,16 @@
 
 import { events, json, request } from "./api.js";
 import { Curve } from "./curves.js";
-import { byId, make, rounded, save, tell } from "./elements.js";
+import {
+  button,
+  byId,
+  make,
+  onSubmit,
+  report,
+  rounded,
+  save,
+  tell,
+} from "./elements.js";
 
 const JOBS = "/v1/fine_tuning/jobs";
 const FILES = "/v1/files";
@@ -22,48 +31,34 @@ let shown = null; // The job whose events are read, and its abort controller.
 export async function start(model, onNewPrompt) {
   base = model;
   onPrompt = onNewPrompt;
-  byId("tune-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    submit();
-  });
+  onSubmit(byId("tune-form"), byId("tune-status"), submit);
   await listJobs();
   await listFiles();
 }
 
 async function submit() {
-  const status = byId("tune-status");
-  const button = byId("tune-form").querySelector("button");
-  button.disabled = true;
-  try {
-    tell(status, "Uploading …");
-    const files = await Promise.all([
-      upload(byId("train-file").files[0]),
-      upload(byId("validation-file").files[0]),
-    ]);
-    const job = await json(JOBS, {
-      model: base,
-      training_file: files[0],
-      ...(files[1] && { validation_file: files[1] }),
-      suffix: byId("name").value,
-      seed: byId("seed").valueAsNumber,
-      hyperparameters: {
-        length: byId("length").valueAsNumber,
-        steps: byId("steps").valueAsNumber,
-        ...(byId("rate").value && {
-          learning_rate: byId("rate").valueAsNumber,
-        }),
-        ...(byId("init").value && { init: byId("init").value }),
-      },
-    });
-    tell(status, "");
-    await listJobs();
-    await listFiles();
-    show(job.id);
-  } catch (error) {
-    tell(status, error);
-  } finally {
-    button.disabled = false;
-  }
+  tell(byId("tune-status"), "Uploading …");
+  const files = await Promise.all([
+    upload(byId("train-file").files[0]),
+    upload(byId("validation-file").files[0]),
+  ]);
+  const job = await json(JOBS, {
+    model: base,
+    training_file: files[0],
+    validation_file: files[1],
+    suffix: byId("name").value,
+    seed: byId("seed").valueAsNumber,
+    hyperparameters: {
+      length: byId("length").valueAsNumber,
+      steps: byId("steps").valueAsNumber,
+      learning_rate: byId("rate").valueAsNumber,
+      init: byId("init").value || null,
+    },
+  });
+  await listJobs();
+  await listFiles();
+  show(job.id);
+  return "";
 }
 
 /** Uploads a file; returns its id, or null without a file. */
@@ -82,24 +77,21 @@ async function listFiles() {
 }
 
 function fileEntry({ id, filename, pairs, bytes }) {
-  const remove = make("button", {
-    type: "button",
-    textContent: "Delete",
-    "aria-label": `Delete ${filename}`,
-  });
-  remove.addEventListener("click", async () => {
-    const status = byId("tune-status");
-    try {
+  const remove = () =>
+    report(byId("tune-status"), async () => {
       await request(`${FILES}/${id}`, { method: "DELETE" });
       await listFiles();
-      tell(status, `${filename} is deleted.`);
-    } catch (error) {
-      tell(status, error);
-    }
-  });
+      return `${filename} is deleted.`;
+    });
+  const label = { "aria-label": `Delete ${filename}` };
   const size = `${rounded(pairs)} examples, ${rounded(bytes / 1024, 1)} KiB`;
   const name = make("span", { textContent: `${filename} · ${size}` });
-  return make("li", { className: "buttons" }, name, remove);
+  return make(
+    "li",
+    { className: "buttons" },
+    name,
+    button("Delete", remove, label),
+  );
 }
 
 async function listJobs() {
@@ -110,17 +102,17 @@ async function listJobs() {
 
 function entry(job) {
   const when = new Date(1000 * job.created_at).toLocaleString();
-  const button = make("button", {
-    type: "button",
-    textContent: `${nameOf(job)} · ${job.status} · ${when}`,
-    "aria-pressed": shown?.id === job.id,
-  });
-  button.addEventListener("click", () => {
+  const open = () => {
     show(job.id);
     byId("job").querySelector("h3").focus();
-  });
-  button.dataset.job = job.id;
-  return make("li", {}, button);
+  };
+  const text = `${nameOf(job)} · ${job.status} · ${when}`;
+  const pressed = shown?.id === job.id;
+  return make(
+    "li",
+    {},
+    button(text, open, { "aria-pressed": pressed, "data-job": job.id }),
+  );
 }
 
 /** Returns a job's prompt, or, as long as there is none, its name. */
@@ -183,10 +175,8 @@ class JobView {
     this.status.setAttribute("role", "status");
     this.progress = make("progress", { max: 1, value: 0 });
     this.progress.setAttribute("aria-label", "Finished steps");
-    this.cancel = make("button", { type: "button", textContent: "Cancel" });
-    this.cancel.addEventListener("click", () => this.stop());
-    this.record = make("button", { type: "button", textContent: "Record" });
-    this.record.addEventListener("click", () => this.saveRecord());
+    this.cancel = button("Cancel", () => this.stop());
+    const record = button("Record", () => this.saveRecord());
     this.loss = new Curve("Loss per token");
     this.score = new Curve("Score", true);
     this.element = make(
@@ -195,7 +185,7 @@ class JobView {
       this.title,
       this.status,
       this.progress,
-      make("p", { className: "buttons" }, this.cancel, this.record),
+      make("p", { className: "buttons" }, this.cancel, record),
       make(
         "div",
         { className: "curves" },
@@ -227,22 +217,18 @@ class JobView {
   }
 
   /** Saves the job, with its settings and all of its events, as JSON. */
-  async saveRecord() {
-    try {
+  saveRecord() {
+    return report(this.status, async () => {
       const job = await json(`${JOBS}/${this.id}`);
       const { data } = await json(`${JOBS}/${this.id}/events`);
       const text = JSON.stringify({ job, events: data.reverse() }, null, 2);
       save(new Blob([text]), `${this.id}.json`);
-    } catch (error) {
-      tell(this.status, error);
-    }
+    });
   }
 
-  async stop() {
-    try {
+  stop() {
+    return report(this.status, async () => {
       await json(`${JOBS}/${this.id}/cancel`, {});
-    } catch (error) {
-      tell(this.status, error);
-    }
+    });
   }
 }
