@@ -245,7 +245,7 @@ def prefixes_of(
 def _register(file: str) -> list[TaskRow]:
   """Registers the tasks and mixtures of a TOML file; returns the tasks."""
   tables = tomllib.loads(pathlib.Path(__file__).with_name(file).read_text())
-  # Defaults, in which the name replaces "{}".
+  # Defaults, in which the name replaces "{}", as in a table.
   patterns = {
     "registered": tables["name"],
     "tfds_name": tables.get("tfds_name", ""),
@@ -253,18 +253,22 @@ def _register(file: str) -> list[TaskRow]:
   }
   rows = []
   for table in tables["tasks"]:
-    own = {k: x.format(table["name"]) for k, x in patterns.items()}
-    fields = {**tables["defaults"], **own, **table}
-    name, t5_name = fields.pop("registered"), fields.pop("t5_name")
-    row = _task(**fields)
-    rows.append(row)
-    add_task(name, row, PreparedData(row.tfds_name, row.splits))
-    if t5_name:
-      get, add = seqio.TaskRegistry.get, seqio.TaskRegistry.add_provider
-      add(t5_name, get(f"{name}_prefixed" if row.prefix else name))
-      add(f"taskless_{t5_name}", get(name))
-  for mixture, names in tables.get("proportional_mixtures", {}).items():
-    add_mixture(mixture, {name: ROWS[name].mixture_rate for name in names})
+    names = table["name"]
+    for own in [names] if isinstance(names, str) else names:
+      fields = {**patterns, **tables["defaults"], **table, "name": own}
+      fields |= {key: fields[key].format(own) for key in patterns}
+      name, t5_name = fields.pop("registered"), fields.pop("t5_name")
+      row = _task(**fields)
+      rows.append(row)
+      add_task(name, row, PreparedData(row.tfds_name, row.splits))
+      if t5_name:
+        get, add = seqio.TaskRegistry.get, seqio.TaskRegistry.add_provider
+        add(t5_name, get(f"{name}_prefixed" if row.prefix else name))
+        add(f"taskless_{t5_name}", get(name))
+  mixtures = tables.get("proportional_mixtures", {})
+  for mixture, names in mixtures.items():
+    of_tasks = [task for x in names for task in mixtures.get(x, [x])]
+    add_mixture(mixture, {x: ROWS[x].mixture_rate for x in of_tasks})
   for mixture, names in tables.get("mixtures", {}).items():
     add_mixture(mixture, dict.fromkeys(names, 1))
   return rows
