@@ -106,7 +106,6 @@ def _audit_prompt(args: argparse.Namespace) -> None:
 def _inspect_prompt(args: argparse.Namespace) -> None:
   from prompt_tuning.data import task_rows
   from prompt_tuning.inference import neighbours
-  from prompt_tuning.training import base_model
 
   if args.plot.suffix not in _PLOTS:
     raise ValueError(
@@ -117,7 +116,7 @@ def _inspect_prompt(args: argparse.Namespace) -> None:
   task = task_rows.ROWS.get((metadata and metadata.task) or "")
   result = neighbours.analyse(
     prompt.array,
-    base_model.token_embedding(args.checkpoint),
+    model.embedding,
     model.vocabulary,
     args.labels or (task and task.class_words) or (),
     args.n,

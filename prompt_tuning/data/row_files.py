@@ -86,29 +86,27 @@ def read(path: Any) -> list[Row]:
   Raises:
     ValueError: if the file is missing or malformed.
   """
+  where = path
   if is_table(path):
+    where = "The table"
     features = dict(getattr(path, "features", {}))
     names = {k: x.names for k, x in features.items() if hasattr(x, "names")}
-    rows = list(_records("The table", path, names))
-    if not rows:
-      raise ValueError("The table: expected rows of examples, got none.")
-    return rows
-  ending = pathlib.PurePath(path).suffix.lower()
-  if ending not in SUFFIXES:
+    rows = list(_records(where, path, names))
+  elif (ending := pathlib.PurePath(path).suffix.lower()) == ".parquet":
+    rows = list(_records(path, *_parquet(path)))
+  elif ending == ".jsonl":
+    rows = list(_json_lines(path, _text(path)))
+  elif ending not in SUFFIXES:
     raise ValueError(
       f"Expected a file that ends in {', '.join(SUFFIXES)}, got {path}."
     )
-  text = "" if ending == ".parquet" else _text(path)
-  if ending == ".parquet":
-    rows = list(_records(path, *_parquet(path)))
-  elif ending == ".jsonl":
-    rows = list(_json_lines(path, text))
   else:
+    text = _text(path)
     header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     comma = ";" if ";" in header and "," not in header else ","
     rows = list(_delimited(path, text, "\t" if ending == ".tsv" else comma))
   if not rows:
-    raise ValueError(f"{path}: expected rows of examples, got none.")
+    raise ValueError(f"{where}: expected rows of examples, got none.")
   return rows
 
 
