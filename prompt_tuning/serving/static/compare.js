@@ -1,7 +1,7 @@
 /** Try: one input, answered by several prompts side by side. */
 
 import { events, json } from "./api.js";
-import { byId, filterBy, make, rounded, tell } from "./elements.js";
+import { byId, filterBy, make, report, rounded, tell } from "./elements.js";
 import * as table from "./table.js";
 
 let running = null; // Aborts the running requests.
@@ -13,7 +13,7 @@ export function start() {
   const form = byId("try-form");
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    answer();
+    report(byId("try-status"), answer);
   });
   byId("input").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -34,8 +34,10 @@ const chosen = () => [...byId("choices").querySelectorAll("input:checked")];
 
 /** Returns what the form says, but for the input. */
 function settings() {
+  const models = chosen().map((box) => box.value);
+  if (!models.length) throw new Error("Choose at least one model.");
   return {
-    models: chosen().map((box) => box.value),
+    models,
     labels: byId("labels")
       .value.split(",")
       .map((label) => label.trim())
@@ -95,15 +97,10 @@ function useExample() {
 
 async function answer() {
   const { models, labels, options } = settings();
-  const status = byId("try-status");
-  if (!models.length) {
-    tell(status, new Error("Choose at least one model."));
-    return;
-  }
   running?.abort();
   const current = (running = new AbortController());
   byId("stop").disabled = false;
-  tell(status, "Answering …");
+  tell(byId("try-status"), "Answering …");
   const base = byId("choices").querySelector("input").value;
   const cards = models.map((name) => card(name, name === base));
   byId("answers").replaceChildren(...cards.map((x) => x.element));
@@ -112,39 +109,26 @@ async function answer() {
     : (x) => generate(x, options, current.signal);
   // All at once: the server batches them.
   const done = await Promise.all(
-    cards.map((x) => guarded(x, () => work(x))),
+    cards.map((x) => report(x.note, () => work(x))),
   );
-  if (running !== current) return; // A newer request is running.
+  if (running !== current) return undefined; // A newer request is running.
   byId("stop").disabled = true;
   const good = done.filter(Boolean).length;
-  tell(status, `${good} of ${cards.length} answers are complete.`);
+  return `${good} of ${cards.length} answers are complete.`;
 }
 
 function card(name, isBase) {
-  const output = make("output");
+  // Screen readers announce the whole answer, not each token.
+  const output = make("output", { "aria-live": "off" });
   const note = make("p", { className: "quiet" });
   const title = make("h3", { textContent: name });
-  const kind = isBase ? "answer base" : "answer";
-  const element = make("article", { className: kind }, title, output, note);
-  element.setAttribute("aria-label", `Answer of ${name}`);
-  // Screen readers announce the whole answer, not each token.
-  output.setAttribute("aria-live", "off");
+  const className = isBase ? "answer base" : "answer";
+  const properties = { className, "aria-label": `Answer of ${name}` };
+  const element = make("article", properties, title, output, note);
   return { name, element, output, note };
 }
 
-/** Runs the work for a card; returns whether it succeeded. */
-async function guarded({ note }, work) {
-  try {
-    await work();
-    return true;
-  } catch (error) {
-    const stopped = error.name === "AbortError";
-    tell(note, stopped ? "Stopped." : error);
-    return false;
-  }
-}
-
-async function generate({ name, output, note }, options, signal) {
+async function generate({ name, output }, options, signal) {
   const begin = performance.now();
   let first = null;
   let reason = null;
@@ -166,10 +150,10 @@ async function generate({ name, output, note }, options, signal) {
     (first ?? end) - begin,
     0,
   )}`;
-  tell(note, reason === "length" ? `${times}; cut at its length` : times);
+  return reason === "length" ? `${times}; cut at its length` : times;
 }
 
-async function rank({ name, output, note }, labels, signal) {
+async function rank({ name, output }, labels, signal) {
   const body = { model: name, prompt: byId("input").value, labels };
   const answer = await json("/v1/rank", body, { signal });
   const list = make("dl", { className: "ranking" });
@@ -191,5 +175,5 @@ async function rank({ name, output, note }, labels, signal) {
     );
   }
   output.replaceChildren(list);
-  tell(note, "The labels' shares of probability.");
+  return "The labels' shares of probability.";
 }

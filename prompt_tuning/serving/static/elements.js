@@ -69,13 +69,18 @@ export function tell(element, message) {
   element.textContent = isError ? message.message : message;
 }
 
-/** Runs a task; tells the message that it returns, if it does, or its error. */
+/**
+ * Runs a task; tells the message that it returns, if it does, or its error.
+ * @return {Promise<boolean>} Whether it succeeded.
+ */
 export async function report(status, task) {
   try {
     const message = await task();
     if (message !== undefined) tell(status, message);
+    return true;
   } catch (error) {
-    tell(status, error);
+    tell(status, error.name === "AbortError" ? "Stopped." : error);
+    return false;
   }
 }
 

@@ -11,7 +11,7 @@ let rows = []; // The file, its header first.
 /**
  * Connects the form.
  * @param {function(): Object} settings Returns the chosen models, labels and
- *     options.
+ *     options; an error if no model is chosen.
  */
 export function start(settings) {
   byId("table-file").addEventListener("change", read);
@@ -49,7 +49,6 @@ async function read() {
 }
 
 async function answerAll({ models, labels, options }) {
-  if (!models.length) throw new Error("Choose at least one model.");
   const [header, ...body] = rows;
   const inputs = body.map((row) => row[byId("column").value] ?? "");
   let done = 0;

@@ -128,13 +128,11 @@ async function show(id) {
   const view = new JobView(id);
   byId("job").replaceChildren(view.element);
   byId("job").hidden = false;
-  try {
+  await report(view.status, async () => {
     await follow(view, current);
     await listJobs();
     if (view.job.status === "succeeded") onPrompt();
-  } catch (error) {
-    if (error.name !== "AbortError") tell(view.status, error);
-  }
+  });
 }
 
 /** Reads a job's events to the end; continues after a server restart. */
@@ -171,10 +169,9 @@ class JobView {
     this.id = id;
     this.job = null;
     this.title = make("h3", { tabIndex: -1, textContent: id });
-    this.status = make("p");
-    this.status.setAttribute("role", "status");
-    this.progress = make("progress", { max: 1, value: 0 });
-    this.progress.setAttribute("aria-label", "Finished steps");
+    this.status = make("p", { role: "status" });
+    const label = { "aria-label": "Finished steps" };
+    this.progress = make("progress", { max: 1, value: 0, ...label });
     this.cancel = button("Cancel", () => this.stop());
     const record = button("Record", () => this.saveRecord());
     this.loss = new Curve("Loss per token");
