@@ -25,7 +25,7 @@ from prompt_tuning.data import files as files_lib
 from prompt_tuning.data import task_facts, task_lookup, task_names, task_rows
 from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
-from prompt_tuning.models.t5.config import config_of
+from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import defaults, next_steps
 from t5x import checkpoints, gin_utils, metrics
 from t5x.configuration import checks, reading, resolution
@@ -98,16 +98,14 @@ def make(
     ValueError: if the model or the data cannot be read.
   """
   base = checkpoints.open_checkpoint(model)
-  config = base.metadata.get("config")
+  opened = frozen_model.FrozenModel.load(model)
+  config, words = opened.config, opened.vocabulary
   folder = folder or os.path.join("runs", "tune", _name(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
   values["MODEL_DIR"] = folder
-  opened = frozen_model.FrozenModel.load(model)
-  words = opened.vocabulary
-  if config is not None:
-    model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
-  else:
-    config, model_file = config_of(base.arrays), "ladder_t5"
+  model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
+  if isinstance(config, T5Config):
+    model_file = "ladder_t5"
     if isinstance(words, seqio.ByteVocabulary):
       model_file = "byt5"
     elif not base_models.is_of_ladder(base):
