@@ -47,6 +47,7 @@ _PARTS = {
   "growing": growing,
   "starts": starts,
 }
+_OF_A_DTYPE = {"mixed", "http"}
 _ROWS: dict[str, list[list[str]]] = tomllib.loads(
   pathlib.Path(__file__).with_name("traffic").joinpath("rows.toml").read_text()
 )
@@ -129,6 +130,8 @@ def main() -> None:
   add("--prompts", type=int, default=10_000, help="of load and many")
   add("--seconds", type=float, default=600.0, help="of load")
   args = parser.parse_args()
+  if args.dtype != "float32" and not {*(args.part or _PARTS)} <= _OF_A_DTYPE:
+    parser.error("Expected --dtype with --part=mixed or --part=http.")
   logging.set_verbosity(logging.WARNING)
   compilation_cache.enable()
   for part in [] if args.tabulate else args.part or _PARTS:

@@ -104,9 +104,9 @@ def test_a_rate_counts_the_time_of_the_last_answers():
     await asyncio.sleep(0.2)
     traffic._done.append((0.2, 200))
 
-  traffic = servers.Traffic(mock.Mock(), ["a"])
+  traffic = servers.Traffic(mock.Mock(), ["a"], [1])
   traffic._send, traffic._url = send, "http://served"
-  rate = asyncio.run(traffic.as_fast_as_answered(4, 0.21))
+  rate = traffic.as_fast_as_answered(4, 0.21)
   assert 0 < rate < 25  # Each of four is answered twice in 0.4 seconds.
 
 
@@ -249,7 +249,11 @@ def test_reliability_stops_with_what_was_counted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   ("script", "words"),
-  [(large, "xl --folder=no --steps=3"), (reliability, "write kills")],
+  [
+    (large, "xl --folder=no --steps=3"),
+    (reliability, "write kills"),
+    (serving, "--checkpoint=no --dtype=bfloat16"),
+  ],
 )
 def test_flags_that_contradict_are_refused(script, words, monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["", *words.split()])

@@ -1,12 +1,10 @@
 """A server as its prompts and its clients grow in number."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 
 from matplotlib import figure
-import numpy as np
 
 import prompt_tuning as pt
 from traffic import mixed, servers
@@ -51,8 +49,8 @@ def growing(
   server, saved = Server(checkpoint, folder), 0
 
   def rate(number: int, clients: int) -> float:
-    traffic = servers.Traffic(server, texts, np.ones(number))
-    return asyncio.run(traffic.as_fast_as_answered(clients, seconds))
+    traffic = servers.Traffic(server, texts, [1] * number)
+    return traffic.as_fast_as_answered(clients, seconds)
 
   record: dict[str, Any] = {"prompts": prompts, "clients": clients}
   record |= {name: [] for name, _ in _OF_PROMPTS} | {"rates_of_clients": []}

@@ -1,16 +1,14 @@
 """A server under load."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import json
 import pathlib
 import socket
 import threading
 import time
 from typing import Any
-
-import numpy as np
 
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
@@ -25,7 +23,7 @@ _STEP = 1.15
 
 
 def _highest_rate(
-  server: Server, texts: list[str], seconds: float, shares: np.ndarray
+  make: Callable[[], servers.Traffic], seconds: float
 ) -> tuple[float, list[dict[str, Any]]]:
   """Finds the highest rate at which nothing is refused or slow.
 
@@ -34,12 +32,11 @@ def _highest_rate(
   Returns:
     The rate, and all rates that were tried.
   """
-  closed = servers.Traffic(server, texts, shares)
-  rate = 0.9 * asyncio.run(closed.as_fast_as_answered(32, seconds))
+  rate = 0.9 * make().as_fast_as_answered(32, seconds)
   tried: list[dict[str, Any]] = []
 
   def holds(rate: float) -> bool:
-    found = servers.send(server, texts, rate, seconds, shares)
+    found = make().at_rate(rate, seconds)
     tried.append({"rate": rate, **found})
     return (
       set(found["statuses"]) == {"200"}
@@ -108,14 +105,13 @@ def under_load(
   found = mixed.make_prompts(model, [mixed.POSITIONS] * number)
   mixed.save_prompts(found, folder)
   content = prompt_files.content(found[0].array, None, ".npy")
-  shares = np.full(number, 1 / number)
   server = Server(checkpoint, folder)
+  traffic = functools.partial(servers.Traffic, server, texts, [1] * number)
   try:
     started = server.start()
     job = server.start_job(server.upload(texts), 50_000)
     servers.wait_until(lambda: bool(server.events(job, "train")))
-    part = min(10.0, seconds / 4)
-    rate, tried = _highest_rate(server, texts, part, shares)
+    rate, tried = _highest_rate(traffic, min(10.0, seconds / 4))
     url, changes, samples = "/v1/prompts/passing", [], []
 
     def change() -> None:
@@ -127,14 +123,12 @@ def under_load(
       _repeated(change, 0.5),
       _repeated(lambda: samples.append(server.resident_bytes), _SAMPLE_SECONDS),
     ):
-      held = servers.send(server, texts, rate, seconds, shares)
+      held = traffic().at_rate(rate, seconds)
     steps = server.events(job, "train")[0]["step"]
     status = server.jobs.retrieve(job).status
-    part = min(30.0, seconds)
-    over = servers.send(server, texts, 2 * rate, part, shares)
+    over = traffic().at_rate(2 * rate, min(30.0, seconds))
     time.sleep(1)  # As Retry-After says.
-    part = min(15.0, seconds)
-    again = servers.send(server, texts, rate / 2, part, shares)
+    again = traffic().at_rate(rate / 2, min(15.0, seconds))
     server.jobs.cancel(job)
     return {
       "number": number,

@@ -1,6 +1,5 @@
 """A server with thousands of prompts, against one with one of them."""
 
-import asyncio
 import pathlib
 import time
 from typing import Any
@@ -44,12 +43,16 @@ def many(
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
   found = mixed.make_prompts(model, [mixed.POSITIONS] * number)
-  shares = _shares(number)
+  # The proportions of requests for each prompt.
+  shares = {
+    **{"one": [1.0], "even": [1.0] * number},
+    "zipf": [1 / i for i in range(1, number + 1)],
+  }
   server = Server(checkpoint, folder)
 
   def rate(kind: str) -> float:
     traffic = servers.Traffic(server, texts, shares[kind])
-    return asyncio.run(traffic.as_fast_as_answered(_CLIENTS, seconds))
+    return traffic.as_fast_as_answered(_CLIENTS, seconds)
 
   try:
     server.start()  # Which may compile.
@@ -74,7 +77,8 @@ def many(
     held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in shares}
     for _ in range(rounds):
       for kind, part in shares.items():
-        held[kind].append(servers.send(server, texts, at, seconds, part))
+        traffic = servers.Traffic(server, texts, part)
+        held[kind].append(traffic.at_rate(at, seconds))
     return {
       "number": number,
       "start_seconds": start_seconds,
@@ -90,16 +94,6 @@ def many(
     }
   finally:
     server.stop()
-
-
-def _shares(number: int) -> dict[str, np.ndarray]:
-  """Returns each prompt's share of the requests, by kind of traffic."""
-  zipf = 1 / np.arange(1, number + 1)
-  return {
-    "one": np.ones(1),
-    "even": np.full(number, 1 / number),
-    "zipf": zipf / zipf.sum(),
-  }
 
 
 def _first_answer(

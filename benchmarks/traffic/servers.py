@@ -24,7 +24,6 @@ from prompt_tuning import prompt_files
 from traffic import mixed
 
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
-_EVEN = [1 / len(LENGTHS)] * len(LENGTHS)
 # Short inputs and a short queue.
 SHORT = (
   *("--lengths=64,96,128,192", "--max_tokens=16"),
@@ -165,20 +164,17 @@ class Server:
 
 
 class Traffic:
-  """Requests at a rate, whether or not earlier ones are answered."""
+  """Requests for some prompts, at a rate or each after an answer."""
 
   def __init__(
-    self,
-    server: Server,
-    texts: Sequence[str],
-    shares: Sequence[float] | np.ndarray = _EVEN,
+    self, server: Server, texts: Sequence[str], shares: Sequence[float]
   ):
     """Sends nothing yet.
 
     Args:
       server: The server.
       texts: The inputs, of which each request has one.
-      shares: The share of requests that is for `prompt_0` and so on.
+      shares: In which proportions requests are for `prompt_0` and so on.
     """
     self._url, self._texts = str(server.http.base_url), texts
     self._shares = np.cumsum(shares)
@@ -195,19 +191,25 @@ class Traffic:
       timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
     )
 
-  async def at_rate(self, rate: float, seconds: float) -> dict[str, Any]:
+  def at_rate(self, rate: float, seconds: float) -> dict[str, Any]:
     """Sends `rate` requests a second, and waits for all answers.
+
+    Earlier requests may still wait for theirs when the next one is sent.
 
     Returns:
       Counts and latencies; a slow client lowers `sent_per_second`.
     """
-    start, at = time.monotonic(), 0.0
-    async with self._client() as client, asyncio.TaskGroup() as tasks:
-      while at < seconds and time.monotonic() < start + seconds:
-        await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-        tasks.create_task(self._send(client))
-        at += float(self._rng.exponential(1 / rate))
-      took = time.monotonic() - start
+
+    async def work() -> float:
+      start, at = time.monotonic(), 0.0
+      async with self._client() as client, asyncio.TaskGroup() as tasks:
+        while at < seconds and time.monotonic() < start + seconds:
+          await asyncio.sleep(max(0.0, start + at - time.monotonic()))
+          tasks.create_task(self._send(client))
+          at += float(self._rng.exponential(1 / rate))
+        return time.monotonic() - start
+
+    took = asyncio.run(work())
     statuses = [status for _, status in self._done]
     taken = [x for x, status in self._done if status == 200] or [np.nan]
     return {
@@ -219,16 +221,19 @@ class Traffic:
       "p99_seconds": float(np.percentile(taken, 99)),
     }
 
-  async def as_fast_as_answered(self, clients: int, seconds: float) -> float:
+  def as_fast_as_answered(self, clients: int, seconds: float) -> float:
     """Lets each client send once it is answered; returns answers a second."""
     start = time.monotonic()
-    async with self._client() as client:
 
-      async def one() -> None:
-        while time.monotonic() < start + seconds:
-          await self._send(client)
+    async def one(client: aiohttp.ClientSession) -> None:
+      while time.monotonic() < start + seconds:
+        await self._send(client)
 
-      await asyncio.gather(*(one() for _ in range(clients)))
+    async def work() -> None:
+      async with self._client() as client:
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+
+    asyncio.run(work())
     took = time.monotonic() - start  # The last answers come after the end.
     return sum(status == 200 for _, status in self._done) / took
 
@@ -244,17 +249,6 @@ class Traffic:
         status = answer.status
         self._impolite += status == 429 and "Retry-After" not in answer.headers
     self._done.append((time.monotonic() - begin, status))
-
-
-def send(
-  server: Server,
-  texts: Sequence[str],
-  rate: float,
-  seconds: float,
-  shares: Sequence[float] | np.ndarray = _EVEN,
-) -> dict[str, Any]:
-  """Sends requests at a rate; returns counts and latencies."""
-  return asyncio.run(Traffic(server, texts, shares).at_rate(rate, seconds))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 400.0) -> None:

@@ -334,7 +334,8 @@ def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
     shown.append(sum(known) / len(known))
     panel.axhline(shown[-1], **_MAJORITY)
   _set_window(panel, shown)
-  _size_axis(panel, results.sheet.layout.x_label)
+  if points:  # A logarithmic axis of nothing cannot be drawn.
+    _size_axis(panel, results.sheet.layout.x_label)
 
 
 def _add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:

@@ -238,16 +238,16 @@ class Results:
 
   @property
   def exist(self) -> bool:
-    """True if any run has results."""
-    return any(run.record for run in self.runs)
+    """True if any run has results that the layout shows."""
+    return any(record for *_, record in self.looks())
 
   @property
   def paper(self) -> Paper | None:
     """The paper's numbers: those of the sheet of full size, if there is one."""
     return (self.beside or self).sheet.paper
 
-  def _looks(
-    self, at_end: bool
+  def looks(
+    self, at_end: bool = False
   ) -> Iterator[tuple[Mapping[str, AxisValue], Run, records.RunRecord | None]]:
     """Yields each run as the layout looks at it, with its point and record.
 
@@ -278,7 +278,7 @@ class Results:
     """
     layout = self.sheet.layout
     runs = []
-    for point, run, record in self._looks(at_end):
+    for point, run, record in self.looks(at_end):
       counts = record.parameters if record else {}
       known = {
         "score": record.score if record else math.nan,
@@ -306,7 +306,7 @@ class Results:
     """
     sheet, layout = self.sheet, self.sheet.layout
     runs = []
-    for point, run, record in self._looks(at_end=False):
+    for point, run, record in self.looks():
       scores: dict[str, float] = record.scores if record else {}
       # A failed run has no score. Its record does not say a mixture's tasks.
       own = str(point["task"]).removesuffix(_PREFIXED)

@@ -34,6 +34,7 @@ STEPS = "steps"
 SEED = "seed"
 _MEND = "Correct that line."
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
+_Axis = Annotated[list[AxisValue], pydantic.Field(min_length=1)]
 # A number of a paper: "~" marks a rounded one, "" a gap.
 _Number = Annotated[str, pydantic.Field(pattern=r"^(~?[-+]?\d+(\.\d*)?)?$")]
 
@@ -202,8 +203,8 @@ class Sheet(Strict):
     launch: Command that runs missing cells; by default `prompt-tuning launch`.
     beside: Name of the sheet of full size, with the paper's numbers, of which
       this one is a miniature.
-    grids: Axis -> values, at least one grid. Names of cells follow the order of
-      the axes.
+    grids: Axis -> values, at least one grid and one value of each axis. Names
+      of cells follow the order of the axes.
     values: Axis -> value -> meaning. Numbers need no meaning.
     programs: Name -> program.
     layout: Layout of the table.
@@ -216,7 +217,7 @@ class Sheet(Strict):
   budget: str
   launch: str | None = None
   beside: str | None = None
-  grids: list[dict[str, list[AxisValue]]] = pydantic.Field(min_length=1)
+  grids: list[dict[str, _Axis]] = pydantic.Field(min_length=1)
   values: dict[str, dict[str, Value]] = pydantic.Field(default_factory=dict)
   programs: dict[str, Program]
   layout: Layout

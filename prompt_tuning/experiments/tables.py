@@ -183,12 +183,12 @@ def _probe_table(results: Results) -> Table:
   """Writes a row for each run, a column for each task it was evaluated on."""
   sheet, axes = results.sheet, results.sheet.layout.rows
   found = {
-    results.label(axes, [run.cell.point[axis] for axis in axes]): {
+    results.label(axes, [point[axis] for axis in axes]): {
       sheet.label("task", task): score
-      for task, score in (run.record.scores if run.record else {}).items()
+      for task, score in (record.scores if record else {}).items()
     }
-    for run in results.runs
-    if run.record or run.failed
+    for point, run, record in results.looks()
+    if record or run.failed
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
   majorities = _majorities(sheet)
@@ -208,7 +208,8 @@ def table_by_task(results: Results) -> Table:
   """Writes a table of means over tasks anew, with a column for each task."""
   view = results.by_task
   rows = _score_rows(results, view)
-  if majorities := _majorities(results.sheet):
+  majorities = _majorities(results.sheet)
+  if any(x in majorities for x in view.columns):
     texts = [
       f"{majorities[x]:.1f}" if x in majorities else "" for x in view.columns
     ]
@@ -261,9 +262,9 @@ def _own_numbers(results: Results) -> Iterator[tuple]:
       for name, value in row.dropna().items():
         yield task, name, value, "", ""
   elif kind == "tasks":
-    for run in results.runs:
-      row = row_key(run.cell.point[axis] for axis in axes)
-      for task, value in (run.record.scores if run.record else {}).items():
+    for point, _, record in results.looks():
+      row = row_key(point[axis] for axis in axes)
+      for task, value in (record.scores if record else {}).items():
         yield row, task, value, "", 1
   else:
     for (row, column), x in results.view.places.items():

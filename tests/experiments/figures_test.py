@@ -52,6 +52,17 @@ def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
   assert labels.count("Most frequent answer") == 1
 
 
+def test_parameters_are_drawn_of_methods_that_have_all_tasks(tmp_path):
+  edits = (made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"parameters"'))
+  sheet = made_up.sheet(tmp_path, made_up.edited(*edits, text=OURS))
+  for counted, tasks in ([], ["cb"]), ([10, 990], ["wic"]):
+    cells = [x for x in sheet.cells() if x.point["task"] in tasks]
+    figure = figures.draw(made_up.results(tmp_path, sheet, cells))
+    assert figures.render(figure)
+    drawn = [x.lines[0].get_xdata() for x in figure.axes[0].containers]
+    assert [x.item() for x in drawn] == counted
+
+
 def test_axis_of_lines_begins_at_zero_where_scores_are_low(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet)

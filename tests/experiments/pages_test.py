@@ -46,6 +46,7 @@ def archive():
 @pytest.mark.parametrize(
   "name",
   [
+    "domain_ladder",  # Mixtures, whose tasks' usual answers are not known.
     "ensemble",
     "interference",  # Gaps; runs on a mixture, by task.
     "ladder",  # A run is a row.

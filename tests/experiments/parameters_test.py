@@ -97,14 +97,6 @@ def test_counts_make_the_committed_files(monkeypatch):
     generated_files.make(ROOT, ["no_sheet"])
 
 
-@pytest.mark.slow
-def test_pages_on_all_sheets_are_the_committed_ones():
-  files, _ = generated_files.make(ROOT, ["parameters"])
-  for name in (pages.DRIFT_PAGE, pages.HOURS_PAGE):
-    assert files[f"{generated_files.TABLES}/{name}"]
-  assert generated_files.differences(files, ROOT) == ([], [])
-
-
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_method_alone_trains_is_what_is_counted(every):
   """The rest is frozen. The optimizer chooses what trains, not the pattern."""
@@ -197,9 +189,6 @@ def test_difference_of_numbers_of_the_paper():
   ("of", "fields", "message"),
   [
     ("share.prompt", {}, "There is no {}"),
-    ("paper.full/scale.prompt", {}, "There is no {}"),
-    ("paper.scaling.prompt_tuning", {}, "There is no {}"),
-    ("number.prompt_tuning", {}, "There is no {}"),
     ("share.prompt_tuning", {"at": ["3b"]}, "{} has no number for size 3b"),
     ("share.prompt_tuning", {"low": 1.0}, "both low and high, or neither"),
     ("share.prompt_tuning", {"high": 1.0}, "both low and high, or neither"),

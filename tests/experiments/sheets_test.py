@@ -82,6 +82,7 @@ def test_command_of_a_cell(tmp_path):
     ),
     ('words = ["yes", "no"]', "", "prompt-cb-seed0: 'words' is asked for"),
     ("seed = [0, 1]", "seed = [false, true]", "a valid integer"),
+    ("seed = [0, 1]", "seed = []", "grids.*seed: .* at least 1 item"),
     ('"$seed"', "0", "seed0 and prompt-cb-seed1 have the same settings"),
   ],
 )

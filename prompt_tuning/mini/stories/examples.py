@@ -34,8 +34,8 @@ TASKS: dict[str, tuple[MakeGroup, dict[str, int]]] = {
 
 
 @functools.cache
-def examples(task: str, split: str) -> tuple[tuple[str, world.Features], ...]:
-  """Returns the levels and features of a split, always the same ones.
+def features(task: str, split: str) -> tuple[world.Features, ...]:
+  """Returns all examples of a split, the same ones every time.
 
   Args:
     task: One of TASKS, without `mini_`.
@@ -43,30 +43,20 @@ def examples(task: str, split: str) -> tuple[tuple[str, world.Features], ...]:
   """
   rng = random.Random(f"{task} {split}")
   make_group, tenths = TASKS[task]
-  levels = itertools.chain.from_iterable(
-    itertools.repeat(level, count) for level, count in tenths.items()
+  levels = itertools.cycle(
+    level for level, count in tenths.items() for _ in range(count)
   )
   count = EXAMPLES_PER_SPLIT[split]
-  made: list[tuple[str, world.Features]] = []
-  for level in itertools.cycle(levels):
-    if len(made) >= count:
-      break
-    made += [(level, x) for x in make_group(rng, split, level)]
-  made = made[:count]
+  made: list[world.Features] = []
+  while len(made) < count:
+    made += make_group(rng, split, next(levels))
+  del made[count:]
   if task != "multirc":  # Its paragraphs and questions stay together.
     rng.shuffle(made)
   number(
-    task,
-    [example for _, example in made],
-    passages.QUESTIONS_PER_PARAGRAPH,
-    passages.ANSWERS_PER_QUESTION,
+    task, made, passages.QUESTIONS_PER_PARAGRAPH, passages.ANSWERS_PER_QUESTION
   )
   return tuple(made)
-
-
-def features(task: str, split: str) -> list[world.Features]:
-  """Returns the features of `examples`."""
-  return [example for _, example in examples(task, split)]
 
 
 def number(
