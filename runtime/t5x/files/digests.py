@@ -40,14 +40,6 @@ def write(
   safe_files.write(folder / NAME, json.dumps({_KEY: found}, indent=1) + "\n")
 
 
-def text(folder: str | os.PathLike[str]) -> str | None:
-  """Returns the content of the file of digests, damaged or not, if any."""
-  file = epath.Path(folder) / NAME
-  if os.path.islink(file) or file.exists():
-    return file.read_bytes().decode(errors="replace")
-  return None
-
-
 def _sha256(path: epath.Path) -> str:
   file: Any
   with path.open("rb") as file:

@@ -60,25 +60,22 @@ def keeping(*packages: str) -> Iterator[CompileFn]:
     yield lambda lower, description: lower().compile()
     return
   facts = "\n".join([code, *_surroundings()])
+
+  def compiled(
+    lower: Callable[[], jax.stages.Lowered], description: str
+  ) -> jax.stages.Compiled:
+    name = hashlib.sha256(f"{description}\n{facts}".encode())
+    file = pathlib.Path(cache, "kept", name.hexdigest())
+    if (program := _read(file)) is None:
+      program = lower().compile()
+      _keep(file, program)
+    return program
+
   _switch_cache(False)
   try:
-    yield functools.partial(_compile, pathlib.Path(cache, "kept"), facts)
+    yield compiled
   finally:
     _switch_cache(True)
-
-
-def _compile(
-  folder: pathlib.Path,
-  facts: str,
-  lower: Callable[[], jax.stages.Lowered],
-  description: str,
-) -> jax.stages.Compiled:
-  name = hashlib.sha256(f"{description}\n{facts}".encode())
-  file = folder / name.hexdigest()
-  if (program := _read(file)) is None:
-    program = lower().compile()
-    _keep(file, program)
-  return program
 
 
 def _switch_cache(enabled: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
+import os
 from typing import Any
 
 from etils import epath
@@ -17,6 +18,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 
 from t5x.files import digests, storage
 from t5x.formats import (
@@ -92,24 +94,37 @@ def save_base_checkpoint(
   params: Mapping[str, Any],
   metadata: Mapping[str, Any],
 ) -> str:
-  """Writes a model, with its fingerprint.
+  """Writes a model, with its fingerprint, so that Google's T5X restores it.
 
   Args:
     directory: The folder to put `checkpoint_<step>` into.
     step: Pretraining steps.
     params: Nested dictionary of arrays.
-    metadata: More to keep, as JSON.
+    metadata: More to keep, as JSON, beside the item.
 
   Returns:
-    The path of the checkpoint.
+    The path of the checkpoint. It appears when it is complete.
   """
+  path = storage.absolute(directory) / f"checkpoint_{step}"
   apart = stacking.take_apart(traverse_util.flatten_dict(params, sep="/"))
-  return orbax.write_checkpoint(
-    directory,
-    step,
-    traverse_util.unflatten_dict(apart, sep="/"),
-    {**metadata, "fingerprint": fingerprint(params)},
-  )
+  target = traverse_util.unflatten_dict(apart, sep="/")
+  tree = {"target": target, "state": {"step": np.int32(step)}}
+  # `CheckpointManager` would delete other files in `directory`.
+  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(
+      path,
+      args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)),
+      custom_metadata={**metadata, "fingerprint": fingerprint(params)},
+      force=True,
+    )
+  if not storage.is_bucket(directory):
+    # They serve object stores only, and contain a path of this machine.
+    for mark in (path, path / orbax.ITEM):
+      (mark / storage.MARK).unlink(missing_ok=True)
+    if jax.process_index() == 0:
+      digests.write(str(path))
+  return str(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +192,9 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   if (other := of_client(path)) is not None:
     return other
   found = str(storage.absolute(find_checkpoint(path)))
-  if (written := digests.text(found)) is not None:
-    _refuse_damage(found, written)
+  file = epath.Path(found) / digests.NAME
+  if os.path.islink(file) or file.exists():
+    _refuse_damage(found, file.read_bytes())
   if orbax.is_run(found):
     info = orbax.read_run_info(found)
     trained, arrays, base = orbax.trained_arrays(found), {}, None
@@ -215,12 +231,13 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
 
 
 @functools.lru_cache(maxsize=64)
-def _refuse_damage(folder: str, written: str) -> None:
+def _refuse_damage(folder: str, written: bytes) -> None:
   """Reads a checkpoint once to compare it with its digests.
 
   Args:
     folder: `checkpoint_<step>`.
-    written: Its digests, which tell checkpoints in the same place apart.
+    written: Its file of digests, which tells checkpoints in the same place
+      apart.
   """
   del written
   if damage := digests.damage(folder):

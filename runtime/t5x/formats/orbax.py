@@ -8,7 +8,6 @@ A run's `state/` has the parameters that it trained, under flat names, and their
 optimizer state; `run/` names the base model. `t5x.checkpoints` writes them.
 """
 
-from collections.abc import Mapping
 import functools
 import json
 import logging
@@ -16,13 +15,12 @@ from typing import Any
 
 from etils import epath
 from flax import traverse_util
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pydantic
 import tensorstore as ts
 
-from t5x.files import digests, parsing, storage
+from t5x.files import digests, parsing
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -114,7 +112,7 @@ def open_checkpoint(
 
   Returns:
     The step, path of the parameter -> array, and the metadata given to
-    `write_checkpoint`; T5X writes none.
+    `save_base_checkpoint`; T5X writes none.
 
   Raises:
     ValueError: if it has another format.
@@ -141,40 +139,6 @@ def open_checkpoint(
     if keys[0] == "target"
   }
   return step, target, metadata.get("custom_metadata") or {}
-
-
-def write_checkpoint(
-  directory: str, step: int, params: Any, metadata: Mapping[str, Any]
-) -> str:
-  """Writes a model so that Google's T5X restores it.
-
-  Args:
-    directory: The folder to put `checkpoint_<step>` into.
-    step: Pretraining steps.
-    params: Nested dictionary of arrays.
-    metadata: JSON, kept beside the item.
-
-  Returns:
-    The path of the checkpoint. It appears when it is complete.
-  """
-  path = storage.absolute(directory) / f"checkpoint_{step}"
-  # `CheckpointManager` would delete other files in `directory`.
-  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
-  tree = {"target": params, "state": {"step": np.int32(step)}}
-  with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(
-      path,
-      args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)),
-      custom_metadata=dict(metadata),
-      force=True,
-    )
-  if not storage.is_bucket(directory):
-    # They serve object stores only, and contain a path of this machine.
-    for mark in (path, path / ITEM):
-      (mark / storage.MARK).unlink(missing_ok=True)
-    if jax.process_index() == 0:
-      digests.write(str(path))
-  return str(path)
 
 
 def is_run(folder: str) -> bool:
