@@ -37,10 +37,14 @@ class Source:
   metadata: PromptMetadata
 
   @property
-  def data_set(self) -> str | None:
-    """The data set of its task: "rte" of "super_glue_rte_prefixed"."""
-    task = self.metadata.task
-    return _FAMILY.sub("", task) if task else None
+  def data_sets(self) -> list[str]:
+    """The name of its task, and the data sets in it, between underscores.
+
+    "_mrpc_" and "_qqp_" are in "glue_mrpc_from_qqp".
+    """
+    task = self.metadata.task or ""
+    names = re.split("_(?:from|to|and)_", _FAMILY.sub("", task))
+    return [f"_{x}_" for x in (task, *names) if x]
 
 
 def read(paths: Sequence[pathlib.Path]) -> list[Source]:
@@ -106,14 +110,17 @@ def candidates(target: Source, sources: Iterable[Source]) -> Iterator[Source]:
   """Yields the sources that may serve a target.
 
   They are of its frozen model and not of its data set: a prompt that has seen
-  the data of a task says nothing about transfer to it.
+  the data of a task says nothing about transfer to it. Those of a mixture that
+  has the task's name in its own, or the reverse, do not serve either.
   """
   for source in sources:
     same_model = (
       source.metadata.base_fingerprint == target.metadata.base_fingerprint
       and source.array.shape[1] == target.array.shape[1]
     )
-    is_same = source.data_set is not None and source.data_set == target.data_set
+    is_same = any(
+      x in y or y in x for x in source.data_sets for y in target.data_sets
+    )
     is_same |= source.file.resolve() == target.file.resolve()
     if same_model and not is_same:
       yield source

@@ -39,6 +39,7 @@ def test_similarities_are_those_of_means_and_of_pairs():
 
 def test_prompts_of_the_same_data_or_of_another_model_do_not_serve():
   others = [
+    *(_source(NEAR.array, x) for x in ("glue_rte_from_mrpc", "super_glue")),
     *(_source(NEAR.array, x) for x in ("glue_rte", "ladder_rte_sentinel")),
     _source(NEAR.array, "glue_cola", model="other"),
     dataclasses.replace(NEAR, file=TARGET.file.absolute()),
