@@ -8,7 +8,7 @@
 hf   a T5 1.1, LM-adapted T5, FLAN-T5 or decoder: config.json and safetensors
 t5x  to read: anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
      base model, merged with the parameters it trained last
-     to write: OUT/checkpoint_<step>, for Google's T5X too
+     to write: OUT/checkpoint_<step> of a T5, for Google's T5X too
 int8 to write, for this trainer alone: t5x, or hf of a decoder, its matrices in
      int8
 """

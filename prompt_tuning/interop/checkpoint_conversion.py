@@ -82,8 +82,8 @@ def convert(
 
   Args:
     model: The model to write.
-    target_format: "hf"; "t5x", its format 3; or "int8", with matrices in int8:
-      "hf" of a decoder, "t5x" of a T5.
+    target_format: "hf"; "t5x" for a T5, its format 3; or "int8", with matrices
+      in int8: "hf" of a decoder, "t5x" of a T5.
     target: For "hf" a new folder, for others the parent folder of
       `checkpoint_<step>`.
     step: Pretraining steps, 0 or more, if the model does not record them.
@@ -97,6 +97,11 @@ def convert(
   """
   vocabulary = _vocabulary(model)
   is_decoder = "folder" in model.metadata
+  if is_decoder and target_format == "t5x":
+    raise ValueError(
+      f"Expected hf or int8 for {model.path}, got t5x, which keeps the sizes "
+      "and settings of a T5 1.1 alone."
+    )
   name = hugging_face.TOKENIZER if is_decoder else "spiece.model"
   copy = epath.Path(target) / name
   if vocabulary and copy.exists() and copy.read_bytes() != vocabulary:

@@ -179,6 +179,9 @@ def test_converted_to_int8_and_back(kind, tmp_path, base):
   if kind is not None:
     base = tiny_decoder.save(tmp_path / "base", kind)
   exact = checkpoint_conversion.open_model(base)
+  if kind is not None:
+    with pytest.raises(ValueError, match="hf or int8 for .*, got t5x, which"):
+      checkpoint_conversion.convert(exact, "t5x", str(tmp_path / "t5x"))
   for source, target in ((base, "int8"), (str(tmp_path / "int8"), "hf")):
     model = checkpoint_conversion.open_model(source)
     checkpoint_conversion.convert(model, target, str(tmp_path / target))
