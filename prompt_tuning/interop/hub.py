@@ -50,7 +50,7 @@ def folder(name: str, files: tuple[str, ...]) -> str:
       way to the hub.
   """
   found = _fetch(name, repo_id=name, allow_patterns=[*files])
-  if not os.path.isdir(found):
+  if not any(any(pathlib.Path(found).glob(x)) for x in files):
     raise ValueError(f"{name} on the hub has none of {', '.join(files)}.")
   return found
 
