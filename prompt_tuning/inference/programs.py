@@ -124,11 +124,8 @@ class Network:
 
     def run(module: Any) -> Encoded:
       tokens = jnp.full(prompts.shape[:2], PROMPT_TOKEN)
-      # As its own embedded tokens are.
-      dtype = module.token_embedder(tokens[:1, :1]).dtype
-      return module.encode_embedded(
-        prompts.astype(dtype), tokens, enable_dropout=False
-      ).past
+      embedded = prompts.astype(self.config.dtype)
+      return module.encode_embedded(embedded, tokens, enable_dropout=False).past
 
     return nn.apply(run, self._module)({"params": params})
 

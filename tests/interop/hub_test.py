@@ -93,15 +93,13 @@ def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
   prompt = TunedPrompt(PROMPT, METADATA)
   address = prompt.push_to_hub("me/reviews", BASE)
   assert address.endswith("/me/reviews")
-  files = repositories["models", "me/reviews"]
-  card = files["README.md"].decode()
+  card = repositories["models", "me/reviews"]["README.md"].decode()
   assert f"base_model: {BASE}\n" in card
   assert "validation score was 61.50 at step 7" in card
   assert 'PeftModel.from_pretrained(base, "me/reviews")' in card
   read = TunedPrompt.load("me/reviews")
   np.testing.assert_array_equal(read.array, PROMPT)
-  assert read.metadata is not None
-  assert (read.metadata.base_model, read.metadata.task) == (BASE, "reviews")
+  assert read.metadata == dataclasses.replace(METADATA, base_model=BASE)
   of_decoder = dataclasses.replace(
     METADATA, parameter_path="decoder/prompt/prompt"
   )

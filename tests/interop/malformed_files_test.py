@@ -14,8 +14,6 @@ from t5x import checkpoints
 from t5x.formats import stored_arrays
 
 EMBEDDING = "token_embedder/embedding"
-
-
 _TREE, _ZARR = "checkpoint", "target.token_embedder.embedding/.zarray"
 _SPEC = f"optimizer/target/{EMBEDDING}"
 
