@@ -78,24 +78,16 @@ def _audit_prompt(args: argparse.Namespace) -> None:
   if args.held_out_file and not args.train_file:
     raise ValueError("--held_out_file needs --train_file.")
   prompt, model = _open(args)
-  rows = {}
+  train, held_out = (), ()
   if args.train_file:
     data = files.read(
       *(args.train_file, args.held_out_file, None),
       *(args.input_columns, args.target_column),
       vocabulary=model.vocabulary,
     )
-    rows = {
-      split: [(x["inputs"], x["targets"]) for x in examples]
-      for split, examples in data.splits.items()
-    }
+    train, held_out = map(data.pairs, ("train", "validation"))
   measures = audit.audit(
-    model,
-    prompt,
-    args.canary or (),
-    rows.get("train", ()),
-    rows.get("validation", ()),
-    args.samples,
+    model, prompt, args.canary or (), train, held_out, args.samples
   )
   if args.json:
     print(json.dumps([dataclasses.asdict(x) for x in measures], indent=2))

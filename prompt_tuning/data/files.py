@@ -53,6 +53,10 @@ class FileData:
   targets: text_pairs.Targets
   splits: Mapping[str, Sequence[Example]]
 
+  def pairs(self, split: str) -> list[tuple[str, str]]:
+    """Returns inputs and targets of a split; none if it is not there."""
+    return [(x["inputs"], x["targets"]) for x in self.splits.get(split, ())]
+
   def __str__(self) -> str:
     """Summarises the data in two lines."""
     counts = ", ".join(f"{k} {len(rows):,}" for k, rows in self.splits.items())

@@ -96,7 +96,7 @@ def _task(
   preprocess: str,
   metrics: Sequence[str],
   postprocess: str,
-  fields: Mapping[str, str] | None = None,
+  fields: Mapping[str, str] | Sequence[str] = (),
   labels: Sequence[str] = (),
   synonyms: Mapping[str, str] | None = None,
   select: str = "",
@@ -104,7 +104,8 @@ def _task(
 ) -> TaskRow:
   """Makes a task of a table of a TOML file."""
   options: dict[str, Any] = {"labels": tuple(labels)} if labels else {}
-  of_text = options | ({"fields": fields} if fields else {})
+  named = fields if isinstance(fields, Mapping) else {x: x for x in fields}
+  of_text = options | ({"fields": named} if named else {})
   of_answer = options | ({"synonyms": synonyms} if synonyms else {})
   scored: Any = getattr(postprocessors, postprocess) if postprocess else None
   hashable: dict[str, Any] = {

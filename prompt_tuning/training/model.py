@@ -252,10 +252,7 @@ def _find(
     data = files.read(train, validation, labels=labels, vocabulary=vocabulary)
     print(data, file=sys.stderr)
     labels = data.targets.labels
-    train, validation = (
-      [(x["inputs"], x["targets"]) for x in data.splits[split]]
-      for split in ("train", "validation")
-    )
+    train, validation = map(data.pairs, ("train", "validation"))
   train, validation = (
     files.pairs(x) if files.is_data(x) else x for x in (train, validation)
   )
