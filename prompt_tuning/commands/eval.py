@@ -14,11 +14,9 @@ def run(args: argparse.Namespace) -> None:
 
   from prompt_tuning.data import files
   from prompt_tuning.training import model as model_lib
-  from t5x.files import compilation_cache
   from t5x.runs import command_line, records
 
   logging.set_verbosity(logging.WARNING)
-  compilation_cache.enable()
   model, prompt = model_lib.load_for(args.prompt, args.model)
   data = args.data
   if files.is_data(data):

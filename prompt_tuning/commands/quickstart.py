@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> None:
 
   from prompt_tuning.interop import t5_small
   from prompt_tuning.training import one_command
-  from t5x.files import compilation_cache
 
   logging.set_verbosity(logging.WARNING)
   root = pathlib.Path(prompt_tuning.gin_search_path())
@@ -57,7 +56,6 @@ def run(args: argparse.Namespace) -> None:
     "PROMPT_LENGTH": 20,
     "LEARNING_RATE": rate,
   }
-  compilation_cache.enable()
   folder = root / "runs" / "quickstart" / f"{args.model}-{task}"
   bindings = [f"{name} = {value}" for name, value in values.items()]
   one_command.run(

@@ -11,9 +11,7 @@ import sys
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.training import model as model_lib
-  from t5x.files import compilation_cache
 
-  compilation_cache.enable()
   model, prompt = model_lib.load_for(args.prompt, args.model)
   is_terminal = sys.stdin.isatty()
   if is_terminal:

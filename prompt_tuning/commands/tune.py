@@ -29,7 +29,6 @@ def run(args: argparse.Namespace) -> None:
   import seqio
 
   from prompt_tuning.training import next_steps, one_command
-  from t5x.files import compilation_cache
 
   logging.set_verbosity(logging.WARNING)
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)
@@ -45,5 +44,4 @@ def run(args: argparse.Namespace) -> None:
     quoted = map(next_steps.quoted, words)
     print(" \\\n  ".join(["python -m t5x.train", *quoted]))
     return
-  compilation_cache.enable()
   one_command.run(command)

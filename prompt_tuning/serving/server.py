@@ -24,7 +24,6 @@ from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import OF_MODEL, Supervisor
-from t5x.files import compilation_cache
 
 # Bytes in which a head must end; what arrives with it counts, too. `middleware`
 # refuses a smaller one that is too large.
@@ -42,7 +41,6 @@ def serve(options: argparse.Namespace) -> None:
     OSError: if a file cannot be read.
   """
   logging.set_verbosity(logging.WARNING)
-  compilation_cache.enable()
   with listen(options.host, options.port) as listener:  # It fails at once.
     if options.access_log:
       access_log.write_to(options.access_log)

@@ -35,7 +35,6 @@ from prompt_tuning.training import cluster_options, defaults
 from prompt_tuning.tuning_jobs import jobs, on_cluster, owners
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import Job
-from t5x.files import compilation_cache
 from t5x.runs import events
 
 # Flags of the server that are arguments of `pt.load`.
@@ -165,7 +164,6 @@ def main(flags: types.SimpleNamespace) -> None:
   """
   logging.set_verbosity(logging.WARNING)
   os.nice(_NICENESS)
-  compilation_cache.enable()
   stop = threading.Event()
   signal.signal(signal.SIGTERM, lambda *_: stop.set())
   # Ctrl-C reaches this process too, but the server decides when it stops.

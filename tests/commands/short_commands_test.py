@@ -35,7 +35,6 @@ def test_lines_are_tried_with_their_spaces(monkeypatch, capsys):
   model = mock.Mock()
   model.generate.side_effect = lambda texts, *_: [repr(x) for x in texts]
   monkeypatch.setattr(model_lib, "load_for", lambda *_: (model, None))
-  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
   monkeypatch.setattr("sys.stdin", io.StringIO(" film: \n \n\nb"))
   assert not console.main(["try", "prompt.safetensors"])
   assert capsys.readouterr().out == "' film: '\n'b'\n"

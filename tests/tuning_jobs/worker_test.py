@@ -16,7 +16,6 @@ import started
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs import job_store, jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from t5x.files import compilation_cache
 from t5x.runs import events
 
 
@@ -169,7 +168,6 @@ def test_worker_ends_with_its_server_or_when_it_is_told_to(
   handlers = {}
   monkeypatch.setattr(signal, "signal", handlers.__setitem__)
   monkeypatch.setattr(os, "nice", lambda _: None)
-  monkeypatch.setattr(compilation_cache, "enable", lambda: None)
   flags = dict.fromkeys((*worker.OF_MODEL, "submit"))
   flags |= {"jobs": store.folder, "prompts": store.folder, "fingerprint": None}
   job = queue()
