@@ -14,9 +14,9 @@ import uvicorn
 
 from prompt_tuning.serving import app
 from prompt_tuning.serving.metrics import Metrics
-from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
+from prompt_tuning.serving.tenants import Limits
 
 BASE = "tiny"
 COMPLETIONS = "/v1/completions"

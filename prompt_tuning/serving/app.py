@@ -66,9 +66,7 @@ def make(service: Service) -> fastapi.FastAPI:
     add_routes(app, service)
   if service.jobs is not None:
     job_routes.add_routes(app, service)
-  app.add_middleware(
-    LimitsMiddleware, limits=service.limits, quotas=service.quotas
-  )
+  app.add_middleware(LimitsMiddleware, quotas=service.quotas)
   app.add_middleware(LogMiddleware, metrics=service.metrics)  # The outer one.
   return app
 

@@ -1,9 +1,8 @@
 """Middleware that checks a request's form, origin, key, rate, size and time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 import contextlib
-import dataclasses
 import ipaddress
 import re
 import tempfile
@@ -31,44 +30,12 @@ _HEAD_BYTES = 2**16
 _READ_SECONDS, _WRITE_SECONDS = 30.0, 30.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-  """The limits that clients have.
-
-  Attributes:
-    keys: SHA-256 of the keys that are accepted -> tenant; None: no key is
-      needed.
-    requests_per_minute: For each tenant, or, without keys, for each address;
-      the same for wrong keys from an address. 0: unlimited.
-    stored: The limits on "bytes", "files" and "jobs" of a tenant; 0: unlimited.
-    body_bytes: The maximum size of a request.
-    upload_bytes: The maximum size of an uploaded file.
-    answer_seconds: The time for an answer, or for the whole of a stream.
-    hosts: The names that the server answers to, beside addresses; None: any.
-      Another website can point its own name to this machine.
-  """
-
-  keys: Mapping[str, str] | None = None
-  requests_per_minute: int = 0
-  stored: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  body_bytes: int = 2**20
-  upload_bytes: int = 2**26
-  answer_seconds: float = 120.0
-  hosts: frozenset[str] | None = None
-
-
 class LimitsMiddleware:
   """An ASGI application that passes on the requests within the limits."""
 
-  def __init__(self, app: ASGIApp, limits: Limits, quotas: Quotas):
-    """Keeps its arguments.
-
-    Args:
-      app: The application behind it.
-      limits: The limits.
-      quotas: The quotas, which count all requests.
-    """
-    self._app, self._limits, self._quotas = app, limits, quotas
+  def __init__(self, app: ASGIApp, quotas: Quotas):
+    """Keeps the application behind it, and the quotas, with their limits."""
+    self._app, self._limits, self._quotas = app, quotas.limits, quotas
     self._uploads = asyncio.Semaphore(_UPLOADS)
     # Client -> the uploads that may arrive from it.
     self._arriving: weakref.WeakValueDictionary[str, asyncio.Semaphore] = (

@@ -18,7 +18,7 @@ from uvicorn.protocols.http import httptools_impl
 import prompt_tuning as pt
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
-from prompt_tuning.serving import access_log, app, demo, middleware, tenants
+from prompt_tuning.serving import access_log, app, demo, tenants
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
@@ -178,7 +178,7 @@ def make_service(options: argparse.Namespace) -> Service:
   return service
 
 
-def make_limits(options: argparse.Namespace) -> middleware.Limits:
+def make_limits(options: argparse.Namespace) -> tenants.Limits:
   """Returns the limits that clients have.
 
   Raises:
@@ -195,7 +195,7 @@ def make_limits(options: argparse.Namespace) -> middleware.Limits:
   if options.hosts or not (keys or options.forwarded_allow_ips):
     own = ("localhost", socket.gethostname(), options.host, *options.hosts)
     hosts = frozenset(name.lower() for name in own)
-  return middleware.Limits(
+  return tenants.Limits(
     keys=None if keys is None else tenants.read_keys(keys),
     requests_per_minute=options.requests_per_minute,
     stored={

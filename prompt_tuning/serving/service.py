@@ -22,9 +22,8 @@ from prompt_tuning.inference.requests import Request, TunedPrompt
 from prompt_tuning.serving import errors, tenants
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.metrics import Metrics
-from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
-from prompt_tuning.serving.tenants import Quotas
+from prompt_tuning.serving.tenants import Limits, Quotas
 from prompt_tuning.training import defaults
 from prompt_tuning.tuning_jobs import database
 from prompt_tuning.tuning_jobs.job_store import JobStore
@@ -132,7 +131,6 @@ class Service:
       "input", a text.
     started: The start, in seconds since 1970.
     is_stopping: Whether the server is about to end: endless streams then end.
-    quotas: The quotas of each tenant, by the limits.
     prompt_threads: The threads that change prompts.
     job_threads: The threads that use the store of jobs.
   """
@@ -153,11 +151,11 @@ class Service:
   job_threads: FolderThreads = dataclasses.field(
     default_factory=lambda: FolderThreads("jobs")
   )
-  quotas: Quotas = dataclasses.field(init=False)
 
-  def __post_init__(self):
-    limits = self.limits
-    self.quotas = Quotas(limits.requests_per_minute, limits.stored)
+  @functools.cached_property
+  def quotas(self) -> Quotas:
+    """The quotas of each tenant, by the limits."""
+    return Quotas(self.limits)
 
   @functools.cached_property
   def prompt_rate(self) -> float:

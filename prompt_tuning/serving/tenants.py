@@ -1,9 +1,10 @@
-"""Tenants: the names of keys, and the quotas that each tenant has."""
+"""Tenants: the names of keys, the limits, and the quotas of each tenant."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import contextvars
+import dataclasses
 import hashlib
 import math
 import os
@@ -63,20 +64,44 @@ def digest(key: str) -> str:
   return hashlib.sha256(key.encode()).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """The limits that clients have.
+
+  Attributes:
+    keys: SHA-256 of the keys that are accepted -> tenant; None: no key is
+      needed.
+    requests_per_minute: For each tenant, or, without keys, for each address;
+      the same for wrong keys from an address. 0: unlimited.
+    stored: The limits on "bytes", "files" and "jobs" of a tenant; 0: unlimited.
+    body_bytes: The maximum size of a request.
+    upload_bytes: The maximum size of an uploaded file.
+    answer_seconds: The time for an answer, or for the whole of a stream.
+    hosts: The names that the server answers to, beside addresses; None: any.
+      Another website can point its own name to this machine.
+  """
+
+  keys: Mapping[str, str] | None = None
+  requests_per_minute: int = 0
+  stored: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  body_bytes: int = 2**20
+  upload_bytes: int = 2**26
+  answer_seconds: float = 120.0
+  hosts: frozenset[str] | None = None
+
+
 class Quotas:
   """The requests, storage and jobs that each tenant may have.
 
   Without keys, all clients share the storage, and each address has a rate.
+
+  Attributes:
+    limits: The limits of each.
   """
 
-  def __init__(self, requests_per_minute: int, stored: Mapping[str, int]):
-    """Keeps its arguments; 0 is no limit.
-
-    Args:
-      requests_per_minute: The rate of each client.
-      stored: The limits on "bytes", "files" and "jobs" of each tenant.
-    """
-    self._rate, self._stored = requests_per_minute, stored
+  def __init__(self, limits: Limits):
+    """Keeps the limits."""
+    self.limits = limits
     self._lock = threading.Lock()
     # Client -> (requests that it may send, at this time).
     self._allowed: collections.OrderedDict[str, tuple[float, float]] = (
@@ -93,7 +118,7 @@ class Quotas:
     Raises:
       ApiError: if the bucket is empty.
     """
-    if not (most := self._rate):
+    if not (most := self.limits.requests_per_minute):
       return
     now = time.monotonic()
     left, then = self._allowed.pop(client, (float(most), now))
@@ -126,7 +151,7 @@ class Quotas:
     try:
       # In this order: a rival's are in one of the two, for a moment in both.
       wanted.update(used())
-      for name, most in self._stored.items():
+      for name, most in self.limits.stored.items():
         if most and new.get(name) and wanted[name] > most:
           raise _exceeded(_STATUS[name], f"{most} {name} of one key", 60)
       yield

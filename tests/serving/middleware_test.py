@@ -32,7 +32,7 @@ def _slow(seconds, most):
 @pytest.mark.parametrize("seconds", [30, 0.1])
 def test_large_uploads_wait_for_each_other(service, monkeypatch, seconds):
   """Those that wait for long are refused."""
-  service.limits = middleware.Limits(body_bytes=2)
+  service.limits = tenants.Limits(body_bytes=2)
   monkeypatch.setattr(middleware, "_UPLOADS", 2)
   monkeypatch.setattr(middleware, "_READ_SECONDS", seconds)
   most = []
@@ -198,8 +198,8 @@ def test_reader_that_takes_nothing_is_let_go(monkeypatch, size, is_taken):
     sent.append(message["type"])
 
   monkeypatch.setattr(middleware, "_WRITE_SECONDS", 0.1)
-  quotas = tenants.Quotas(0, {})
-  limited = middleware.LimitsMiddleware(app, middleware.Limits(), quotas)
+  quotas = tenants.Quotas(tenants.Limits())
+  limited = middleware.LimitsMiddleware(app, quotas)
   scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
   with contextlib.nullcontext() if is_taken else pytest.raises(TimeoutError):
     asyncio.run(limited(scope, None, send))

@@ -21,7 +21,7 @@ import uvicorn
 
 from prompt_tuning import prompt_files
 from prompt_tuning.serving import app
-from prompt_tuning.serving.middleware import Limits
+from prompt_tuning.serving.tenants import Limits
 from prompt_tuning.tuning_jobs import worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 

@@ -202,7 +202,7 @@ def test_open_jobs_have_a_quota(engine, tmp_path):
 
 def test_room_is_reserved_while_it_is_filled():
   """No more of many at once get in than have room."""
-  quotas = tenants.Quotas(0, {"files": 2})
+  quotas = tenants.Quotas(tenants.Limits(stored={"files": 2}))
   stored, refused, all_in = {"files": 0}, [], threading.Barrier(8)
 
   def add():
