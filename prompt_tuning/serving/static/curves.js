@@ -1,6 +1,6 @@
 /** Curves, as SVG. */
 
-import { make, rounded, table } from "./elements.js";
+import { fill, make, rounded } from "./elements.js";
 
 const HEIGHT = 220;
 const LEFT = 48;
@@ -19,7 +19,7 @@ export class Curve {
     this.hasBest = hasBest;
     this.points = [];
     this.drawing = make("div");
-    this.numbers = table(["Step", title], []);
+    this.numbers = fill(make("table"), ["Step", title], []);
     this.element = make(
       "figure",
       {},
@@ -42,8 +42,7 @@ export class Curve {
     this.points.push([step, value]);
     this.points.sort(([a], [b]) => a - b);
     const rows = this.points.map(([x, y]) => [rounded(x), rounded(y, 4)]);
-    const whole = table(["Step", this.title], rows);
-    this.numbers.replaceChildren(...whole.children);
+    fill(this.numbers, ["Step", this.title], rows);
     this.draw();
   }
 

@@ -27,20 +27,19 @@ export function button(textContent, onClick, properties = {}) {
   return made;
 }
 
-/** Makes a table of texts. */
-export function table(heads, rows) {
+/** Fills a table with texts, and returns it. */
+export function fill(table, heads, rows) {
   const cells = (name, texts, properties) =>
     make(
       "tr",
       {},
       ...texts.map((textContent) => make(name, { ...properties, textContent })),
     );
-  return make(
-    "table",
-    {},
+  table.replaceChildren(
     make("thead", {}, cells("th", heads, { scope: "col" })),
     make("tbody", {}, ...rows.map((row) => cells("td", row))),
   );
+  return table;
 }
 
 /** Hides the items whose data-words lack the text of a field, at each change. */

@@ -4,12 +4,12 @@ import { json, request } from "./api.js";
 import {
   button,
   byId,
+  fill,
   filterBy,
   make,
   report,
   rounded,
   save,
-  table,
 } from "./elements.js";
 
 const FORMATS = [
@@ -103,9 +103,9 @@ const showWords = (name, opener) =>
     const title = byId("words-title");
     title.textContent = `Nearest words of ${name}`;
     byId("words-norm").textContent = rounded(embedding_norm, 1);
-    const made = table(["Position", "Norm", "Words, cosine"], []);
-    made.tBodies[0].append(...positions.map(wordRow));
-    byId("words-table").replaceChildren(...made.children);
+    const heads = ["Position", "Norm", "Words, cosine"];
+    const [body] = fill(byId("words-table"), heads, []).tBodies;
+    body.append(...positions.map(wordRow));
     byId("words-close").onclick = () => {
       byId("words").hidden = true;
       opener.focus();

@@ -1,7 +1,7 @@
 /** Many inputs: a CSV file, answered by each chosen model, as a CSV file. */
 
 import { json } from "./api.js";
-import { byId, make, onSubmit, save, table, tell } from "./elements.js";
+import { byId, fill, make, onSubmit, save, tell } from "./elements.js";
 
 const AT_ONCE = 16; // Inputs of a request.
 const SHOWN = 20; // Rows on the page.
@@ -73,8 +73,7 @@ async function answerAll({ models, labels, options }) {
     ...header.map((_, at) => row[at] ?? ""),
     ...columns.map((column) => column[i]),
   ]);
-  const shown = all.slice(0, SHOWN);
-  byId("table").replaceChildren(...table(heads, shown).children);
+  fill(byId("table"), heads, all.slice(0, SHOWN));
   byId("table-region").hidden = false;
   const [file] = byId("table-file").files;
   const name = file.name.replace(/(\.csv)?$/i, "-answers.csv");
