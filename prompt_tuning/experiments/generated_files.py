@@ -15,6 +15,8 @@ from prompt_tuning.experiments.results import Results
 # Pages whose tables are filled in.
 _PAGES = ("README.md", "docs/results.md")
 TABLES = "results/tables"
+# Sheets whose pages lie elsewhere.
+_FOLDERS = {"claims": "results", "plan": "results"}
 _DRIFT = f"{TABLES}/{pages.DRIFT_PAGE}"
 
 
@@ -49,13 +51,10 @@ def make(
   if wanted & set(sheets.NO_RUNS):
     made |= _without_runs(configs, wanted, every)
   files = {
-    f"{TABLES}/{name}": content
-    for own in made.values()
+    f"{_FOLDERS.get(sheet, TABLES)}/{name}": content
+    for sheet, own in made.items()
     for name, content in own.items()
   }
-  for name in ("claims.md", "plan.md"):
-    if page := files.pop(f"{TABLES}/{name}", None):
-      files[f"results/{name}"] = page
   for name in _PAGES:
     if (page := root / name).exists():
       text = pages.fill(page.read_text(encoding="utf-8"), every)

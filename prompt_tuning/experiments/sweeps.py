@@ -31,6 +31,8 @@ _AXES = {
 # one of these, or the kind of the last file.
 _ROW_KINDS = ("recipe", "method", "prompt", "model")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+# A string that names itself, unless another value is written so.
+_NAME = re.compile(r"(?!(?:None|True|False)$)[A-Za-z_][\w.+-]*")
 # One value of --gin_file: files to read in this order.
 GinFiles = tuple[str, ...]
 
@@ -305,9 +307,7 @@ def _binding_values(
   found: dict[AxisValue, dict[str, Any]] = {}
   for text, value in zip(texts, values, strict=True):
     name = value
-    if not isinstance(name, str) or not re.fullmatch(
-      r"[A-Za-z_][\w.+-]*", name
-    ):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
       name = re.sub(r"[^\w.+-]+", "_", text).strip("_")[:40] or "value"
       if name != text:
         name += f"-{hashlib.sha256(text.encode()).hexdigest()[:4]}"
