@@ -76,22 +76,6 @@ def _quiet() -> Iterator[None]:
     os.close(null)
 
 
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-  """Keeps Python's garbage collector from running in this context.
-
-  Modules stay: looking through what an import has made so far, again and again,
-  takes most of a second and frees nothing.
-  """
-  was_enabled = gc.isenabled()
-  gc.disable()
-  try:
-    yield
-  finally:
-    if was_enabled:
-      gc.enable()
-
-
 class _TensorFlow(importlib.machinery.SourceFileLoader):
   """Imports TensorFlow without the messages that no setting turns off.
 
@@ -112,7 +96,12 @@ class _TensorFlow(importlib.machinery.SourceFileLoader):
     return spec
 
   def exec_module(self, module: types.ModuleType) -> None:
-    with _without_collections(), _quiet():
+    with contextlib.ExitStack() as stack, _quiet():
+      # Modules stay: to collect garbage, again and again, while an import makes
+      # them takes most of a second and frees nothing.
+      if gc.isenabled():
+        gc.disable()
+        stack.callback(gc.enable)
       # Keras takes half of the import time. An explicit import still finds it.
       with without("keras.src.optimizers"):
         super().exec_module(module)

@@ -263,7 +263,7 @@ class EarlyStoppingAction(BaseAction):
   rtol: float = 0.0
 
   def __post_init__(self):
-    arguments.check(type(self), {"mode": self.mode})
+    arguments.check(type(self), vars(self))
     self._pattern = "/".join(self.metric)
     arguments.check_pattern("the metric", self._pattern)
     self._sign = 1 if self.mode == "max" else -1

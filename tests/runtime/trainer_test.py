@@ -34,8 +34,8 @@ def test_early_stopping_waits_for_its_patience(mode, values, stops):
 
 
 def test_early_stopping_refuses_what_it_cannot_watch():
-  with pytest.raises(ValueError, match="Expected mode"):
-    trainer.EarlyStoppingAction(("task", "accuracy"), "best")
+  with pytest.raises(ValueError, match=r"Expected metric .* Expected mode"):
+    trainer.EarlyStoppingAction("accuracy", "best")
   with pytest.raises(ValueError, match=r"expression, got 'task/\('"):
     trainer.EarlyStoppingAction(("task", "("), "max")
   action = trainer.EarlyStoppingAction(("task", "loss"), "min")

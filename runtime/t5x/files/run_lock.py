@@ -329,11 +329,11 @@ def find_holder(folder: str) -> str | None:
       is_ours = lease.is_lock_held_by_us
       is_here = owner.hostname.partition("?")[0] == socket.gethostname()
       pid = owner.pid if is_here else None
-  except (OSError, ValueError):
-    return None  # No lock file, or no access to the bucket.
-  is_gone = pid is not None and not psutil.pid_exists(pid)
-  is_held = not is_gone and time.time() - written < LEASE_SECONDS
-  return _name_holder(path) if is_held and not is_ours else None
+    is_gone = pid is not None and not psutil.pid_exists(pid)
+    is_held = not is_gone and time.time() - written < LEASE_SECONDS
+    return _name_holder(path) if is_held and not is_ours else None
+  except (OSError, ValueError, RuntimeError):
+    return None  # No lock file, or a bucket that may not be listed.
 
 
 def _lease(path: str) -> filelock.SoftFileLease:

@@ -1,7 +1,6 @@
 """The first state of a run: from initialisers, a base checkpoint, or both."""
 
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -134,11 +133,8 @@ class TrainStateInitializer:
     if cfg.path is None:
       raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
     base = cfg.checkpoint or checkpoints.open_checkpoint(cfg.path)
-    holder, folder = None, epath.Path(base.found).parent
-    # Such as a bucket that may be read, but not listed.
-    with contextlib.suppress(OSError, RuntimeError):
-      holder = run_lock.find_holder(str(folder))
-    if holder:
+    folder = epath.Path(base.found).parent
+    if holder := run_lock.find_holder(str(folder)):
       logging.warning(
         "%s is being trained by %s. Its checkpoint of step %d is read; it will "
         "have others, and may delete this one meanwhile.",
