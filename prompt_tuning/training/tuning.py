@@ -169,7 +169,6 @@ def restore_cfg(
   return utils.RestoreCheckpointConfig(
     path=model.checkpoint,
     checkpoint=model.in_memory,
-    mode="specific",
     assignment_map=injections_lib.assignment_map(method),
     fallback_to_scratch=True,
     dtype=model.config.param_dtype,

@@ -36,6 +36,7 @@ export async function start(model, onNewPrompt) {
   await listFiles();
 }
 
+/** Queues a job; an empty field is sent as null, which is not given. */
 async function submit() {
   tell(byId("tune-status"), "Uploading …");
   const files = await Promise.all([
