@@ -91,8 +91,7 @@ def test_data_sets_have_one_file_a_split(names, asked, found, repositories):
 
 def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
   prompt = TunedPrompt(PROMPT, METADATA)
-  address = prompt.push_to_hub("me/reviews", BASE)
-  assert address.endswith("/me/reviews")
+  assert prompt.push_to_hub("me/reviews", BASE).endswith("/me/reviews")
   card = repositories["models", "me/reviews"]["README.md"].decode()
   assert f"base_model: {BASE}\n" in card
   assert "validation score was 61.50 at step 7" in card
