@@ -1,9 +1,10 @@
 """Tables of texts, and lines of CSV, from the frames of results."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 import itertools
 import math
 import statistics
+from typing import Any
 
 import pandas as pd
 
@@ -191,7 +192,7 @@ def _probe_table(results: Results) -> Table:
     if record or run.failed
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
-  majorities = _majorities(sheet)
+  majorities = _majorities(sheet, tasks)
   rows = {"Guessing": majorities, **found} if majorities else found
   return Table(
     [heading(axes), *tasks],
@@ -208,8 +209,7 @@ def table_by_task(results: Results) -> Table:
   """Writes a table of means over tasks anew, with a column for each task."""
   view = results.by_task
   rows = _score_rows(results, view)
-  majorities = _majorities(results.sheet)
-  if any(x in majorities for x in view.columns):
+  if majorities := _majorities(results.sheet, view.columns):
     texts = [
       f"{majorities[x]:.1f}" if x in majorities else "" for x in view.columns
     ]
@@ -217,12 +217,13 @@ def table_by_task(results: Results) -> Table:
   return Table([heading(view.axes), *map(str, view.columns)], rows)
 
 
-def _majorities(sheet: Sheet) -> dict[str, float]:
-  """Returns label of a task -> score of its most frequent answer, if known."""
+def _majorities(sheet: Sheet, labels: Collection[Any]) -> dict[str, float]:
+  """Returns label -> score of the most frequent answer, of tasks if known."""
   return {
-    sheet.label("task", task): value.majority
+    label: value.majority
     for task, value in sheet.values.get("task", {}).items()
-    if value.majority is not None
+    if (label := sheet.label("task", task)) in labels
+    and value.majority is not None
   }
 
 
