@@ -189,6 +189,9 @@ def test_difference_of_numbers_of_the_paper():
   ("of", "fields", "message"),
   [
     ("share.prompt", {}, "There is no {}"),
+    ("paper.full/scale.prompt", {}, "There is no {}"),
+    ("paper.scaling.prompt_tuning", {}, "There is no {}"),
+    ("number.prompt_tuning", {}, "There is no {}"),
     ("share.prompt_tuning", {"at": ["3b"]}, "{} has no number for size 3b"),
     ("share.prompt_tuning", {"low": 1.0}, "both low and high, or neither"),
     ("share.prompt_tuning", {"high": 1.0}, "both low and high, or neither"),

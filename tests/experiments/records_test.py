@@ -49,6 +49,16 @@ def test_wrong_record_is_refused(fields, overrides, message):
     _parse(fields(**overrides))
 
 
+def test_which_runs_count(fields):
+  """Those that an action stopped early do, too."""
+  every = [
+    _parse(fields(status=status, error="no"))
+    for status in ("finished", "stopped", "failed", "interrupted", "running")
+  ]
+  assert [x.counts for x in every] == [True, True, False, False, False]
+  assert [x.is_over for x in every] == [True, True, True, False, False]
+
+
 def test_stored_record_that_says_running_is_of_a_killed_run(
   fields, tmp_path, caplog
 ):

@@ -35,9 +35,12 @@ ONE_TASK = (
 @pytest.mark.parametrize(
   ("count", "text"),
   [
+    (512, "512"),
     (999, "999"),
     (999_499, "999K"),
     (999_500, "1M"),
+    (76_961_152, "77M"),
+    (999_999_999, "1B"),
   ],
 )
 def test_count_is_rounded_before_its_unit_is_chosen(count, text):

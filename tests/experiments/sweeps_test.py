@@ -75,6 +75,7 @@ BINDING = "--gin_bindings=X = 3"
     (["--gin.X='a"], "X = 'a is not valid gin syntax"),
     (["--gin.X=a,b"], "Strings are quoted: --gin.X=\"'a','b'\""),
     (["--gin.X=1,,2"], "X = ,2 is not valid gin"),
+    (["--gin.X="], "X = is not valid gin syntax"),
     (["--gin.X=1,2,1"], "A value is there twice in 1, 2, 1"),
     (["--gin_file=p/{a,b}"], "expected paths that end with .gin, got p/a,p/b"),
     (["p/a.gin"], "Expected --FLAG=VALUE, got p/a.gin"),

@@ -13,6 +13,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
 from prompt_tuning.inference.recycling import move
 from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.methods import recycling
 from prompt_tuning.training import base_model
 
@@ -83,6 +84,16 @@ def test_moved_prompt_is_of_the_other_model(tmp_path):
   other = pt.load(wider.checkpoint, seqio.ByteVocabulary(extra_ids=3))
   with pytest.raises(ValueError, match="models of one vocabulary"):
     move(prompt, old, other, **rows)
+
+
+def test_prompt_of_int8_weights_moves_as_that_of_floats(base, tmp_path):
+  rounded, words = str(tmp_path / "int8"), seqio.ByteVocabulary()
+  floats = checkpoint_conversion.open_model(base)
+  checkpoint_conversion.convert(floats, "int8", rounded)
+  prompt = TunedPrompt(RNG.normal(size=(3, 16)).astype(np.float32))
+  models = (pt.load(x, words) for x in (rounded, base))
+  moved = move(prompt, *models, skip=3, tokens=256)
+  np.testing.assert_allclose(moved.array, prompt.array, atol=0.05)
 
 
 def test_command(tmp_path, capsys):

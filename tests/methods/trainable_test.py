@@ -14,6 +14,8 @@ def test_a_pattern_must_match_the_whole_path():
   assert trainable.matches_any(["/token_embedder/.*"])(
     "token_embedder/embedding", None
   )
+  # The pattern of the released code.
+  assert trainable.matches_any([".*/prompt/.*"])("/encoder/prompt/prompt", None)
 
 
 def test_says_which_patterns_match_nothing():
