@@ -187,17 +187,23 @@ def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> None:
   if position.exists():
     with parsing.of(position, "a position", "Remove it to begin anew."):
       start = int(position.read_text())
+  written = start
   with path.open("rb") as file:
     file.seek(start)
     for line in file:
       if not line.endswith(b"\n"):  # The rest of it comes later.
         break
-      start, event = start + len(line), None
+      start += len(line)
+      if not line.strip():
+        continue
       try:
         with parsing.of(path, "a list of events"):
-          event = _EVENT.validate_json(line) if line.strip() else None
+          event = _EVENT.validate_json(line)
       except ValueError as error:  # A machine may have died within a line.
         logging.warning("A line is left out: %s", error)
-      if event is not None:
-        on_event(event)
-      safe_files.write(position, str(start))
+        continue
+      on_event(event)
+      written = start
+      safe_files.write(position, str(start).encode())
+  if start > written:
+    safe_files.write(position, str(start).encode())
