@@ -60,7 +60,7 @@ class Case:
 
   @property
   def is_decoder(self) -> bool:
-    return "num_kv_heads" in SIZES[self.size]
+    return is_decoder(self.size)
 
   def longest(self, feature: str) -> int:
     """Returns the most tokens that an example of a batch can have."""
@@ -93,6 +93,11 @@ class Case:
           for length in lengths
         ]
     return batches
+
+
+def is_decoder(size: str) -> bool:
+  """Returns whether a key of `SIZES` is a decoder's."""
+  return "num_kv_heads" in SIZES[size]
 
 
 def padded(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:

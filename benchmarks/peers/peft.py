@@ -181,7 +181,7 @@ def write_weights(size: str, folder: pathlib.Path) -> None:
     return
   sizes = cases.SIZES[size]
   torch.manual_seed(0)
-  write = _write_decoder if "num_kv_heads" in sizes else _write_t5
+  write = _write_decoder if cases.is_decoder(size) else _write_t5
   scale = write(sizes, folder)
   random = np.random.default_rng(0).normal(
     size=(cases.PROMPTS, 100, sizes["emb_dim"])

@@ -84,6 +84,14 @@ einsum = jax.custom_vjp(_einsum, nondiff_argnums=(0, 3))
 rounded_einsum = jax.custom_vjp(_rounded_einsum, nondiff_argnums=(0, 3))
 
 
+def _einsum_forward(equation, a, b, dtype):
+  return einsum(equation, a, b, dtype), (a, b)
+
+
+def _rounded_einsum_forward(equation, a, b, dtype):
+  return rounded_einsum(equation, a, b, dtype), (a, b)
+
+
 def _einsum_backward(equation, dtype, operands, gradient):
   del dtype
   a, b = operands
@@ -95,5 +103,5 @@ def _einsum_backward(equation, dtype, operands, gradient):
   return of_a, einsum(f"{axes},{a_axes}->{b_axes}", gradient, a, b.dtype)
 
 
-einsum.defvjp(lambda *x: (einsum(*x), x[1:3]), _einsum_backward)
-rounded_einsum.defvjp(lambda *x: (rounded_einsum(*x), x[1:3]), _einsum_backward)
+einsum.defvjp(_einsum_forward, _einsum_backward)
+rounded_einsum.defvjp(_rounded_einsum_forward, _einsum_backward)

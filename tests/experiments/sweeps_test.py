@@ -160,6 +160,7 @@ def test_layout(line, rows, columns, mean_over, figure):
         f'--gin.CKPT="{CHECKPOINT}2"',
       ),
     ),
+    (f"{FIXED} --gin.X=['a'],None", -1, "r-None", "--gin.X=None"),
     (f"{FIXED} --gin.X='None',None", 0, "r-None-0504", '--gin.X="None"'),
     # A seed is one of the data too.
     (f"{FIXED} {SEEDS}", 1, "r-seed1", "--gin.SHUFFLE_SEED=1"),
