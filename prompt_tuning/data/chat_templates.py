@@ -75,6 +75,12 @@ def read(folder: str | os.PathLike[str]) -> ChatTemplate | None:
   return ChatTemplate(text, tokens)
 
 
+def write(folder: pathlib.Path, template: ChatTemplate) -> None:
+  """Writes a template into a folder, where `read` finds it."""
+  content = {"chat_template": template.text, **template.tokens}
+  (folder / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+
+
 @functools.lru_cache(maxsize=4)
 def _compiled(text: str) -> Any:
   """Compiles a template, with the names that transformers gives to one."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data import chat_templates
+from prompt_tuning.data.chat_templates import ChatTemplate
 from prompt_tuning.interop import (
   hugging_face,
   local_files,
@@ -21,13 +23,18 @@ from t5x.formats import stored_arrays
 _CONTROL = 3
 
 
-def convert(file: str | os.PathLike[str], folder: pathlib.Path) -> None:
+def convert(
+  file: str | os.PathLike[str],
+  folder: pathlib.Path,
+  with_chat_template: bool = True,
+) -> None:
   """Writes a model to a new folder, in float32, with its tokenizer.
 
   Args:
     file: The GGUF file of a Llama with byte pairs.
-    folder: Receives `tokenizer.json`, `model.safetensors` and, last,
-      `config.json`.
+    folder: Receives `tokenizer.json`, `model.safetensors`, perhaps
+      `tokenizer_config.json` and, last, `config.json`.
+    with_chat_template: Whether the file's chat template is kept, if it has one.
 
   Raises:
     ValueError: if it is another model, or the folder is not empty.
@@ -56,6 +63,14 @@ def convert(file: str | os.PathLike[str], folder: pathlib.Path) -> None:
   config["tie_word_embeddings"] = "lm_head.weight" not in arrays
   folder.mkdir(parents=True, exist_ok=True)
   tokenizer.save(str(folder / "tokenizer.json"))
+  template = fields.get("tokenizer.chat_template")
+  if template and with_chat_template:
+    tokens = {
+      f"{x}_token": fields["tokenizer.ggml.tokens"][config[f"{x}_token_id"]]
+      for x in ("bos", "eos")
+      if config[f"{x}_token_id"] is not None
+    }
+    chat_templates.write(folder, ChatTemplate(template, tokens))
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {name: stored_arrays.in_memory(x) for name, x in arrays.items()},

@@ -15,12 +15,13 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def import_to(folder: pathlib.Path) -> None:
+def import_to(folder: pathlib.Path, with_chat_template: bool = False) -> None:
   """Writes the model as a folder of Hugging Face's, and prints the progress.
 
   Args:
     folder: Receives `config.json`, `model.safetensors` and `tokenizer.json`. A
       complete folder is left alone.
+    with_chat_template: Whether the folder has it, for inputs to be wrapped.
 
   Raises:
     ValueError: if a package is missing, or differs from the published one.
@@ -42,7 +43,7 @@ def import_to(folder: pathlib.Path) -> None:
   source = pathlib.Path((found.submodule_search_locations or [""])[0]) / FILE
   local_files.check_sha256(source, SHA256, f"{PACKAGE}=={VERSION}")
   print(f"Dequantising the weights into {folder} ...", flush=True)
-  gguf_model.convert(source, folder)
+  gguf_model.convert(source, folder, with_chat_template)
   model = hugging_face.open_folder(folder)
   count = sum(array.size for array in model.arrays.values())
   print(f"{len(model.arrays)} arrays, {count:,} parameters, in {folder}.")

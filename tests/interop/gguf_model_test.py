@@ -46,6 +46,7 @@ def _write(path, kind, pre="smollm"):
   writer.add_token_types([1] * (len(letters) + 3) + [3])
   writer.add_token_merges(["a b", "ab c", "1 2"])
   writer.add_eos_token_id(len(letters) + 3)
+  writer.add_chat_template("a{{ messages[0].content }}{{ eos_token }}")
   rng, arrays = np.random.default_rng(0), {}
   for own, name, shape in KERNELS:
     values = arrays[f"{name}.weight"] = rng.normal(size=shape).astype("f")
@@ -89,11 +90,21 @@ def test_weights_and_tokenizer_are_converted(tmp_path, kind, tolerance):
     atol=tolerance,
   )
   vocabulary = hugging_face.vocabulary(str(tmp_path / "out"))
+  assert vocabulary.of_inputs.encode("bc") == vocabulary.encode(f"abc{END}")
   ids = vocabulary.encode(f"abc 12{END}")
   # Digits stay apart, and the end is one piece.
   assert len(ids) == len(("abc", " ", "1", "2", END))
   assert ids[-1] == vocabulary.eos_id
   assert vocabulary.decode(ids[:-1]) == "abc 12"
+
+
+def test_a_chat_template_can_be_left_out(tmp_path):
+  _write(tmp_path / "x.gguf", gguf.GGMLQuantizationType.F32)
+  gguf_model.convert(
+    tmp_path / "x.gguf", tmp_path / "out", with_chat_template=False
+  )
+  vocabulary = hugging_face.vocabulary(str(tmp_path / "out"))
+  assert vocabulary.of_inputs.encode("bc") == vocabulary.encode("bc")
 
 
 def test_other_tokenizers_are_refused(tmp_path):
