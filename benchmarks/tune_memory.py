@@ -32,7 +32,9 @@ def row(size: str) -> str:
   ) as command:
     config = command.arguments["model"].module.config
     parameters = sum(x.size for x in jax.tree.leaves(command.state.frozen))
-  facts = defaults.Facts(config, parameters, 10_000, 512, 2, "gpu", _TAKEN)
+  facts = defaults.Facts(
+    config, parameters, 10_000, 512, 2, "gpu", _TAKEN, True
+  )
   chosen = {x.name: x.value for x in defaults.choose(facts)}
   sizes = {
     f"network.T5Config.{name}": getattr(config, name)

@@ -24,7 +24,16 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LONGEST_CELL = 1 << 24
 # Names of target columns, and of columns that are neither input nor target:
 # the last two are those of a data frame's index in a file and in a Dataset.
-_TARGETS = ("target", "label", "completion", "answer", "output", "class")
+_TARGETS = (
+  "target",
+  "label",
+  "completion",
+  "answer",
+  "output",
+  "class",
+  "sentiment",
+  "category",
+)
 _NOT_INPUTS = ("idx", "id", "index", "unnamed: 0", "__index_level_0__")
 # The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
@@ -124,7 +133,7 @@ def choose_columns(
     inputs: By default all but the target, "idx", "id", "index" and the index of
       a data frame.
     target: By default the column called "target", "label", "completion",
-      "answer", "output" or "class".
+      "answer", "output", "class", "sentiment" or "category".
 
   Raises:
     ValueError: if a column is missing, or the target is an input too, or an

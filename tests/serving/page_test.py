@@ -5,13 +5,13 @@ import csv
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
-import shutil
 import threading
 import types
 
+import browsed
+from browsed import CONTROL, ENTER, TAB
 import numpy as np
 import pytest
 import requests
@@ -24,9 +24,6 @@ from prompt_tuning.serving import app
 from prompt_tuning.serving.tenants import Limits
 from prompt_tuning.tuning_jobs import worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
-
-webdriver = pytest.importorskip("selenium.webdriver")
-waiting = pytest.importorskip("selenium.webdriver.support.wait")
 
 KEY = "a key of this test"
 EXAMPLE = "an example"
@@ -45,7 +42,6 @@ BUSY = """
     return new Response("{}", { status: 429, headers });
   };
 """
-ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 
 
 @contextlib.contextmanager
@@ -87,83 +83,10 @@ def address(service):
     yield address
 
 
-class Page:
-  """The page, as its user sees it."""
-
-  def __init__(self, browser, downloads):
-    self.browser, self.downloads = browser, downloads
-
-  def all(self, selector):
-    return self.browser.find_elements("css selector", selector)
-
-  def one(self, selector):
-    return self.all(selector)[0]
-
-  def wait(self, find):
-    """Waits until a function finds something."""
-    wait = waiting.WebDriverWait(self.browser, 60, poll_frequency=0.05)
-    wait.until(lambda _: find())
-
-  def wait_for_text(self, selector, part):
-    self.wait(lambda: part in self.one(selector).text)
-
-  def open(self, address):
-    self.browser.get(address)
-    self.wait_for_text("#server", "tiny, with")
-
-  def focused(self):
-    return self.browser.switch_to.active_element
-
-  def errors(self):
-    """Returns the messages of the browser's console."""
-    return [entry["message"] for entry in self.browser.get_log("browser")]
-
-  def fill(self, **values):
-    for name, value in values.items():
-      field = self.one(f"#{name.replace('_', '-')}")
-      field.clear()
-      field.send_keys(value)
-
-  def ask(self, names, text, labels=""):
-    """Fills the form in, sends it by keyboard, and returns the answers."""
-    for box in self.all("#choices input"):
-      if box.is_selected() != (box.get_attribute("value") in names):
-        box.click()
-    self.fill(max_tokens="8", labels=labels, input=text + CONTROL + ENTER)
-    done = f"{len(names)} of {len(names)} answers"
-    self.wait_for_text("#try-status", done)
-    headings, outputs = map(self.all, (".answer h3", ".answer output"))
-    return {
-      heading.text: output.get_property("textContent")
-      for heading, output in zip(headings, outputs, strict=True)
-    }
-
-  def show_words(self):
-    self.one("#prompt-rows button").click()
-    self.wait(lambda: self.all("#words tbody tr"))
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-  """A real browser where one is installed: Debian's `chromium`."""
-  browser = shutil.which("chromium") or shutil.which("google-chrome")
-  driver = shutil.which("chromedriver")
-  if browser is None or driver is None:
-    pytest.skip("no browser: apt-get install chromium chromium-driver")
-  options = webdriver.ChromeOptions()
-  options.binary_location = browser
-  flags = ["headless=new", "window-size=1200,1000", "disable-dev-shm-usage"]
-  if os.geteuid() == 0:  # In a container; it refuses to start otherwise.
-    flags.append("no-sandbox")
-  for flag in flags:
-    options.add_argument(f"--{flag}")
-  downloads = tmp_path_factory.mktemp("downloads")
-  prefs = {"download.default_directory": str(downloads)}
-  options.add_experimental_option("prefs", prefs)
-  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-  service = webdriver.ChromeService(executable_path=driver)
-  with webdriver.Chrome(options=options, service=service) as opened:
-    yield Page(opened, downloads)
+  with browsed.opened(tmp_path_factory.mktemp("downloads")) as page:
+    yield page
 
 
 def test_answers_are_shown_side_by_side(shown, address):
@@ -342,7 +265,7 @@ def test_everything_is_reached_by_keyboard(shown, address):
   ]
   seen = []
   while len(seen) < 100:
-    webdriver.ActionChains(shown.browser).send_keys(TAB).perform()
+    browsed.webdriver.ActionChains(shown.browser).send_keys(TAB).perform()
     element = shown.focused()
     if element in seen or element.tag_name == "body":
       break

@@ -29,12 +29,20 @@ COMPILED = {
 
 
 def facts(
-  size, platform="gpu", gib=12.0, rows=1000, tokens=128, labels=2, given=None
+  size,
+  platform="gpu",
+  gib=12.0,
+  rows=1000,
+  tokens=128,
+  labels=2,
+  given=None,
+  has_amx=False,
 ):
   width, heads, layers, mlp, parameters = SIZES[size]
   config = T5Config(32128, width, heads, layers, layers, 64, mlp)
   return defaults.Facts(
     *(config, parameters, rows, tokens, labels, platform, int(gib * GIB)),
+    multiplies_bfloat16=platform != "cpu" or has_amx,
     rate=0.3,
     given=given or {},
   )
@@ -56,6 +64,10 @@ def facts(
       | {"ACTIVATION_DTYPE": "float32", "PARAMETER_DTYPE": "float32"},
     ),
     (facts("base", "cpu", 0.8), {"PARAMETER_DTYPE": "bfloat16"}),
+    (
+      facts("small", "cpu", has_amx=True),
+      {"ACTIVATION_DTYPE": "bfloat16", "PARAMETER_DTYPE": "bfloat16"},
+    ),
     (
       facts("small", rows=3),
       {"BATCH_SIZE": 3, "TRAIN_STEPS_RELATIVE": 500, "EVAL_PERIOD": 50}
@@ -128,7 +140,13 @@ def test_memory_is_estimated_a_little_too_high(size):
   assert compiled <= found / GIB <= 2 * compiled
 
 
-def test_device_has_a_platform_and_memory():
-  platform, memory = defaults.device()
+@pytest.mark.parametrize("flags", ["avx512_bf16", "amx_bf16 amx_tile", None])
+def test_device_has_a_platform_and_memory(monkeypatch, tmp_path, flags):
+  file = tmp_path / "cpuinfo"
+  if flags:
+    file.write_text(f"flags : {flags}")
+  monkeypatch.setattr(defaults, "_CPU", file)
+  platform, memory, multiplies_bfloat16 = defaults.device()
   assert platform == "cpu"
   assert memory > GIB
+  assert multiplies_bfloat16 == (flags == "amx_bf16 amx_tile")
