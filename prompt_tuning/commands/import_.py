@@ -14,7 +14,6 @@ smollm2_135m       SmolLM2-135M-Instruct, a decoder: a folder of Hugging Face's,
                    quantised, so they are not quite the published ones. It has
                    no chat template: targets follow inputs directly.
 smollm2_135m_chat  The same with its chat template, which wraps each input.
-                   Prompts learn better with it.
 """
 
 import argparse
