@@ -35,6 +35,7 @@ from prompt_tuning.data import (
 from prompt_tuning.inference.frozen_model import AnyPrompt, FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
+from prompt_tuning.interop import hub
 from prompt_tuning.training import defaults, evaluation, tuning
 from t5x.configuration import arguments
 from t5x.runs import command_line, events
@@ -80,7 +81,8 @@ class Model(FrozenModel):
       length: Positions of the prompt; by default those of `init`, or as
         `defaults.choose` says, like `steps`, `learning_rate` and `batch_size`.
       init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
-        start from, or its file. By default the labels, if there are any.
+        start from, its file, or its name on the hub. By default the labels, if
+        there are any.
       labels: The legal targets of pairs; an empty list means free text. By
         default, the targets that occur, unless there are more than fifty or
         fewer than four pairs for each.
@@ -101,10 +103,7 @@ class Model(FrozenModel):
       ValueError: for wrong examples or settings.
       FloatingPointError: if the loss is not a number.
     """
-    start = init if isinstance(init, str) else self.prompt_array(init)
-    if isinstance(start, str) and start not in tuning.INITS:
-      # Of a name that is neither, `tuning.initializer` says so.
-      start = self.prompt_array(start) if os.path.exists(start) else start
+    start = self._start(init)
     if length is None and isinstance(start, np.ndarray):
       length = len(start)
     known = [x.name for x in dataclasses.fields(tuning.Settings)]
@@ -135,6 +134,16 @@ class Model(FrozenModel):
         on_event,
         should_stop,
       )
+
+  def _start(
+    self, init: str | os.PathLike[str] | TunedPrompt | np.ndarray | None
+  ) -> str | np.ndarray | None:
+    """Returns the name of an initialiser, or the array of a prompt."""
+    if isinstance(init, str) and (
+      init in tuning.INITS or not (os.path.exists(init) or hub.is_name(init))
+    ):
+      return init  # `tuning.initializer` refuses an unknown one.
+    return self.prompt_array(init)
 
   def _defaults(
     self, examples: text_pairs.PairTask, given: Mapping[str, Any]

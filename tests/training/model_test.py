@@ -10,6 +10,7 @@ from unittest import mock
 
 import gin
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
@@ -18,6 +19,7 @@ import tiny_gin
 
 import prompt_tuning as pt
 from prompt_tuning.data import text_pairs, vocabulary
+from prompt_tuning.interop import hub
 from prompt_tuning.training import tuning
 from t5x import checkpoints, gin_utils
 from t5x.runs import training
@@ -76,6 +78,7 @@ def test_what_is_not_given_is_that_of_the_config(tiny_model):
 def test_weights_are_held_in_the_dtype_that_is_given(base):
   words = seqio.ByteVocabulary()
   exact, half = pt.load(base, words), pt.load(base, words, "bfloat16")
+  assert pt.load(base, words, jnp.bfloat16).config == half.config
   assert _bytes(half.params) == _bytes(exact.params) / 2
   # Prompts start from what the checkpoint has, not from what is held.
   np.testing.assert_array_equal(half.embedding, exact.embedding)
@@ -203,12 +206,14 @@ def test_a_prompt_to_start_from_says_the_length(
   monkeypatch.setattr(
     tuning, "tune", lambda model, found, settings, *_: settings
   )
-  path = f"{tmp_path}/start.safetensors"
+  path = f"{tmp_path}/prompt.safetensors"
   prompt.save(path)
-  settings = tiny_model.tune(PAIRS, init=path)
-  init = tuning.initializer(tiny_model, (), settings)
-  assert settings.length == 4
-  np.testing.assert_array_equal(init(None, (4, tiny.WIDTH)), prompt.array)
+  monkeypatch.setattr(hub, "folder", lambda name, files: str(tmp_path))
+  for start in (path, "me/reviews"):
+    settings = tiny_model.tune(PAIRS, init=start)
+    init = tuning.initializer(tiny_model, (), settings)
+    assert settings.length == 4
+    np.testing.assert_array_equal(init(None, (4, tiny.WIDTH)), prompt.array)
   assert tiny_model.tune(PAIRS).length == 20
 
 
