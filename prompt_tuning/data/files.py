@@ -99,7 +99,8 @@ def read(
     input_columns: By default all but the target, "idx", "id", "index" and the
       index of a data frame.
     target_column: By default the column called "target", "label",
-      "completion", "answer", "output", "class", "sentiment" or "category".
+      "completion", "answer", "output" or "class", or else "sentiment" or
+      "category".
     labels: The legal targets; an empty list for free text. By default the
       distinct targets, unless they are many. Labels and targets are normalised
       to the texts that the vocabulary writes, as answers are.

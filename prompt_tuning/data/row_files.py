@@ -24,16 +24,9 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LONGEST_CELL = 1 << 24
 # Names of target columns, and of columns that are neither input nor target:
 # the last two are those of a data frame's index in a file and in a Dataset.
-_TARGETS = (
-  "target",
-  "label",
-  "completion",
-  "answer",
-  "output",
-  "class",
-  "sentiment",
-  "category",
-)
+_TARGETS = ("target", "label", "completion", "answer", "output", "class")
+# They may be inputs beside one of those.
+_OTHER_TARGETS = ("sentiment", "category")
 _NOT_INPUTS = ("idx", "id", "index", "unnamed: 0", "__index_level_0__")
 # The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
@@ -133,7 +126,7 @@ def choose_columns(
     inputs: By default all but the target, "idx", "id", "index" and the index of
       a data frame.
     target: By default the column called "target", "label", "completion",
-      "answer", "output", "class", "sentiment" or "category".
+      "answer", "output" or "class", or else "sentiment" or "category".
 
   Raises:
     ValueError: if a column is missing, or the target is an input too, or an
@@ -141,10 +134,12 @@ def choose_columns(
   """
   path, columns = paths["train"], list(rows["train"][0].cells)
   if target is None:
-    found = [column for column in columns if column.lower() in _TARGETS]
+    found = [x for x in columns if x.lower() in _TARGETS]
+    found = found or [x for x in columns if x.lower() in _OTHER_TARGETS]
     if len(found) != 1:
+      names = ", ".join(_TARGETS + _OTHER_TARGETS)
       raise ValueError(
-        f"{path}: expected one column called {', '.join(_TARGETS)}, got "
+        f"{path}: expected one column called {names}, got "
         f"{found or 'none'} among {', '.join(columns)}. Rename it, or name it: "
         "--gin.TARGET_COLUMN=\"'...'\", or in prompt-tuning eval and inspect "
         "--target_column=..."

@@ -122,8 +122,7 @@ class FrozenModel:
     if config is None:
       config = _config(base)
     if dtype is not None:
-      name = jnp.dtype(dtype).name  # A run is identified by its text.
-      config = dataclasses.replace(config, dtype=name, param_dtype=name)
+      config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     if base_weights is not None:
       config = dataclasses.replace(config, base_weights=base_weights)
     own = parameter_names.shapes(config)

@@ -23,7 +23,7 @@ class NetworkConfig:
 
   Attributes:
     dtype: Dtype of activations and matrix products (which accumulate in
-      float32).
+      float32). Both dtypes may be given as JAX's, and are kept as names.
     param_dtype: Dtype of the parameters. A prompt is float32 in any case.
     mlp_activations: Functions of `jax.nn`, or "linear", one for each branch;
       the branches are multiplied.
@@ -54,7 +54,8 @@ class NetworkConfig:
   base_weights: BaseWeights | None = None
 
   def __post_init__(self):
-    for dtype in (self.dtype, self.param_dtype):
+    for name in ("dtype", "param_dtype"):
+      dtype = getattr(self, name)
       try:
         is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
       except TypeError:
@@ -63,6 +64,8 @@ class NetworkConfig:
         raise ValueError(
           f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
         )
+      # A run is identified by its text.
+      object.__setattr__(self, name, jnp.dtype(dtype).name)
     known = {"linear", *dir(jax.nn)}
     if not self.mlp_activations or {*self.mlp_activations} - known:
       raise ValueError(

@@ -151,6 +151,13 @@ def test_several_inputs_are_named_and_many_targets_are_free_text(tmp_path):
   assert data.splits["train"][0]["inputs"].startswith("h")
 
 
+def test_a_category_is_the_target_or_an_input_beside_one(tmp_path):
+  rows = [f"film {i},{'ab'[i % 2]},{i % 3}" for i in range(12)]
+  for last, inputs in ("label", ("text", "Category")), ("id", ("text",)):
+    path = write(tmp_path / "r.csv", rows, f"text,Category,{last}")
+    assert read(path).inputs == inputs
+
+
 def test_a_column_that_says_the_label_is_no_input_unless_it_is_named(tmp_path):
   rows = [f"film {i},{i % 2},{'good' if i % 2 else 'bad'}" for i in range(12)]
   path = write(tmp_path / "r.csv", rows, "text,label,label_text")
