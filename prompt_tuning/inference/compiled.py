@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import functools
 import os
-import threading
 from typing import Any
 
 import jax
@@ -18,8 +17,6 @@ from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.inference.sampling import Sampling
 from t5x.files import kept_programs
 from t5x.formats import stored_arrays
-
-_TRACING = threading.Lock()
 
 # A method of `Network`, its arguments after the parameters, and its keywords.
 _Call = tuple[str, tuple[Any, ...], dict[str, int]]
@@ -160,9 +157,6 @@ class CompiledPrograms:
   def compile(self, should_stop: Callable[[], bool]) -> None:
     """Compiles the programs of all shapes, several at a time.
 
-    They are traced one at a time: Flax takes fields out of `nn.Module` while it
-    makes the class of a lifted layer, and another thread would miss them.
-
     Args:
       should_stop: Called before each; True skips the rest.
     """
@@ -182,10 +176,7 @@ class CompiledPrograms:
           donate_argnums={"advance": 4, "join": 1}.get(name, ()),
         )
 
-        def lower() -> jax.stages.Lowered:
-          with _TRACING:
-            return program.lower(self._params, *arguments)
-
+        lower = functools.partial(program.lower, self._params, *arguments)
         return compile_or_read(lower, self._description(call))
 
       for calls in self._encoding, self._beginning, self._continuing:

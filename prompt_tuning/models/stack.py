@@ -170,19 +170,19 @@ def apply_layers(
   if config.scales_embedding:
     hidden *= jnp.asarray(config.emb_dim**0.5, hidden.dtype)
   hidden = constrain(dropout(hidden), ACTIVATION_AXES)
-  make_layer = rematerialised(config)
+  call = rematerialised(config)
   if not config.scan_layers:
     is_program = _is_staged(hidden) and not owner.is_initializing()
     if is_program:
-      make_layer = traced_once(make_layer)
+      call = traced_once(call)
     handed_on = []
     for i, of_layer in enumerate(by_layer):
       if past is not None:
         of_layer = of_layer._replace(past=past[i])
-      layer = make_layer(*fields, name=f"{SCANNED}_{i}")
+      layer = Layer(*fields, name=f"{SCANNED}_{i}")
       drops = is_program and enable_dropout and config.dropout_rate
       keys = _dropout_keys(owner, layer) if drops else None
-      hidden, own = layer(hidden, of_layer, views, keys)
+      hidden, own = call(layer, hidden, of_layer, views, keys)
       handed_on.append(own)
     return dropout(norm(hidden)), handed_on if hands_on else None
   for place in injections.used:
@@ -194,7 +194,7 @@ def apply_layers(
         f"network.{type(config).__name__}.scan_layers = False."
       )
   scanned = partitioning.scan_with_axes(
-    make_layer,
+    call,
     variable_axes=_VARIABLE_AXES,
     split_rngs={"params": True, "dropout": True},
     in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
@@ -203,7 +203,8 @@ def apply_layers(
   )
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *by_layer)
   stacked = stacked._replace(past=past)
-  hidden, handed_on = scanned(*fields, name=SCANNED)(hidden, stacked, views)
+  layer = Layer(*fields, name=SCANNED)
+  hidden, handed_on = scanned(layer, hidden, stacked, views)
   return dropout(norm(hidden)), handed_on
 
 
@@ -224,39 +225,44 @@ def _by_layer(
 
 
 def rematerialised(config: Config) -> Callable[..., Any]:
-  """Returns `Layer`, or one whose backward pass computes activations again."""
+  """Returns the call of a layer, or one that keeps few activations.
+
+  The backward pass computes the others again. As everywhere here, a method is
+  lifted, not a class: Flax would make another class at every trace, and while
+  it does, the fields of `nn.Module` are gone for threads that trace as well.
+  """
   if not config.remat:
-    return Layer
+    return Layer.__call__
   return nn.remat(
-    Layer,
+    Layer.__call__,
     # Within a scan, XLA cannot merge it with the forward pass anyway.
     prevent_cse=not config.scan_layers,
     policy=jax.checkpoint_policies.save_only_these_names(*config.remat_keeps),
   )
 
 
-def traced_once(make_layer: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes layers of which Python traces all equal ones once.
+def traced_once(call: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a method of which Python traces the calls of all equal layers once.
 
   JAX caches traces by the shapes of all arguments, including variables. A layer
   whose variables have other shapes, because a method extends some layers only,
   is traced separately.
 
   Args:
-    make_layer: A module class. Its computation may depend on its path through
-      its variables only.
+    call: The method of a module class, as a function of a layer and arguments.
+      What it computes may depend on the layer's path through its variables
+      only.
 
   Returns:
-    Another class, for one stack of layers that are already initialised.
+    Another, for one stack of layers that are already initialised.
   """
   body = None
 
-  def call(*arguments):
+  def layer(*arguments):
     assert body is not None
     return body(*arguments)
 
-  call.__name__ = make_layer.__name__
-  jitted = jax.jit(call)
+  jitted = jax.jit(layer)
 
   def of_layer(compute: Callable[..., Any]) -> Callable[..., Any]:
     def inner(scope_fn, repack_fn, variables, rngs, *arguments):
@@ -279,7 +285,7 @@ def traced_once(make_layer: Callable[..., Any]) -> Callable[..., Any]:
 
     return lift.pack(inner, (True,), (True,), (True,), name="jit")
 
-  return nn.transforms.lift_transform(of_layer, make_layer)
+  return nn.transforms.lift_transform(of_layer, call)
 
 
 def _is_staged(x: Array) -> bool:

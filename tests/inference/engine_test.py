@@ -1,8 +1,6 @@
 """Batches of rows with prompts of their own, against each row alone."""
 
 import functools
-import threading
-import time
 from unittest import mock
 
 import conformance
@@ -231,34 +229,6 @@ def test_programs_of_an_earlier_start_are_not_traced_again(
       assert len(again._programs) == number
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
-
-
-def test_programs_are_traced_one_at_a_time(model):
-  tracing = threading.Lock()
-  traced = []
-
-  def alone(name):
-    method = getattr(model.network, name)
-
-    def trace(*args, **keywords):
-      assert tracing.acquire(blocking=False)
-      time.sleep(0.01)
-      traced.append(name)
-      try:
-        return method(*args, **keywords)
-      finally:
-        tracing.release()
-
-    return trace
-
-  shapes = Shapes(rows=(1, 3), lengths=(13,), steps=(5,), labels=(8,), beams=())
-  settings = Settings(shapes=shapes, longest_prompt=5, slots=1)
-  methods = ("encode", "begin", "advance", "score")
-  with (
-    mock.patch.multiple(model.network, **{x: alone(x) for x in methods}),
-    engine_lib.Engine(model, settings),
-  ):
-    assert {*methods} == {*traced}
 
 
 def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):

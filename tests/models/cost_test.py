@@ -54,8 +54,8 @@ def flops(what: str, **settings: Any) -> float:
 def residual_bytes(**settings: Any) -> int:
   """Bytes that a layer keeps for its backward pass, without weights."""
   config = conformance.config(dtype="bfloat16", **settings)
-  make_layer = stack.rematerialised(config)
-  layer = make_layer(config, network.Injections(), stack.ENCODER, False)
+  call = stack.rematerialised(config)
+  layer = stack.Layer(config, network.Injections(), stack.ENCODER, False)
   inputs = jnp.zeros((BATCH, POSITIONS, config.emb_dim), config.dtype)
   mask = jnp.ones((BATCH, 1, 1, POSITIONS), jnp.bool_)
   bias = jnp.zeros((1, config.num_heads, POSITIONS, POSITIONS))
@@ -63,7 +63,9 @@ def residual_bytes(**settings: Any) -> int:
   params = layer.init(jax.random.key(0), inputs, *others)
 
   def pull_back(inputs):
-    return jax.vjp(lambda x: layer.apply(params, x, *others)[0], inputs)[1]
+    return jax.vjp(
+      lambda x: layer.apply(params, x, *others, method=call)[0], inputs
+    )[1]
 
   kept = jax.tree.leaves(jax.eval_shape(pull_back, inputs))
   return sum(x.size * x.dtype.itemsize for x in kept if x.shape[:1] == (BATCH,))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import conformance
+from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -176,6 +177,17 @@ def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
   assert functions[0] == functions[1]
   # Measured: 50 lines for two layers more of each kind, beside 2,900.
   assert lines[1] - lines[0] < 0.03 * lines[0]
+
+
+@pytest.mark.parametrize("overrides", [{}, {"remat": True}, {"scan_layers": 1}])
+def test_a_trace_makes_no_class(monkeypatch, overrides):
+  """Other threads that trace find no `nn.Module` without its fields."""
+  made = []
+  monkeypatch.setattr(
+    nn.Module, "__init_subclass__", lambda *_, **__: made.append(1)
+  )
+  lowered_step(2, made.clear, **overrides)
+  assert not made
 
 
 @pytest.mark.slow
