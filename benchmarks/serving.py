@@ -140,20 +140,24 @@ def main() -> None:
     for row in rows(record):
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
     if not args.quick:
-      model = _file_name(args.checkpoint)
-      model += f"_{record['dtype']}" * ("dtype" in record)
       packages = ("torch", "transformers", "peft", "uvicorn")
-      harness.write(f"serving/{part}_{model}", record, packages)
+      harness.write(f"serving/{file_name(record)}", record, packages)
   if not args.quick:
     records = harness.records("serving")
     (harness.RESULTS / "serving.md").write_text(page(records))
     for record in (x for x in records if x["part"] == "growing"):
-      name = f"serving_growth_{_file_name(record['checkpoint'])}.png"
+      name = f"serving_growth_{_model(record)}.png"
       growing.draw(record).savefig(harness.RESULTS / name, dpi=110)
 
 
-def _file_name(checkpoint: str) -> str:
-  return checkpoint.removeprefix("checkpoints/").replace("/", "_")
+def _model(record: Mapping[str, Any]) -> str:
+  return record["checkpoint"].removeprefix("checkpoints/").replace("/", "_")
+
+
+def file_name(record: Mapping[str, Any]) -> str:
+  """Returns the name of a record's file, without its suffix."""
+  names = record["part"], _model(record), record.get("dtype")
+  return "_".join(filter(None, names))
 
 
 if __name__ == "__main__":

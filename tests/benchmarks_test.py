@@ -115,6 +115,8 @@ def test_the_page_is_that_of_the_records():
   records = harness.records("serving")
   page = serving.page(records)
   assert (ROOT / "results" / "serving.md").read_text() == page
+  files = (harness.RECORDS / "serving").glob("*.json")
+  assert {serving.file_name(x) for x in records} == {x.stem for x in files}
   # What has no answer failed, and what was refused did not.
   record = next(x for x in records if x["part"] == "load")
   held = record["held"] | {"requests": 8, "statuses": {"200": 3, "429": 3}}
