@@ -90,18 +90,26 @@ def test_evaluation_reads_what_was_trained_in_any_order_of_files(last):
   "names",
   ["beam", "beam greedy", "rank greedy", "beam nucleus", "rank nucleus"],
 )
-def test_last_decoding_file_reaches_the_model(names):
+@pytest.mark.parametrize(
+  ("base", "model_cls", "vocabularies"),
+  [
+    ("ladder_s", models.EncoderDecoderModel, [seqio.ByteVocabulary()] * 2),
+    ("decoder", models.DecoderOnlyModel, [seqio.ByteVocabulary()]),
+  ],
+)
+def test_last_decoding_file_reaches_the_model(
+  names, base, model_cls, vocabularies
+):
   """It binds a parameter of a method, `predict_batch_with_aux`."""
   files = [f"gin/decoding/{name}.gin" for name in names.split()]
-  tiny_gin.parse(["gin/models/ladder_s.gin", *files], finalize=False)
+  tiny_gin.parse([f"gin/models/{base}.gin", *files], finalize=False)
 
   def decode_fn(num_decodes, **unused):
     raise LookupError(num_decodes)
 
-  byte = seqio.ByteVocabulary()
   module = tiny.make_model(with_prompt=False).module
-  model = gin.get_configurable(models.EncoderDecoderModel)(
-    module, byte, byte, None, decode_fn
+  model = gin.get_configurable(model_cls)(
+    module, *vocabularies, None, decode_fn
   )
   shapes = tiny.input_shapes()
   params = jax.eval_shape(

@@ -297,6 +297,18 @@ class DecoderOnlyModel(EncoderDecoderModel):
     arguments = (module, vocabulary, vocabulary, optimizer_def, decode_fn)
     super().__init__(*arguments, ends_inputs=False, **options)
 
+  def predict_batch_with_aux(
+    self,
+    params: Params,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    return_all_decodes: bool = False,
+    num_decodes: PositiveInt = 1,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Decodes a batch; gin binds arguments to the method of its own class."""
+    arguments = params, batch, rng, return_all_decodes, num_decodes
+    return super().predict_batch_with_aux(*arguments)
+
 
 @jax.jit
 def add(a: Any, b: Any) -> Any:
