@@ -203,7 +203,8 @@ def get_infer_fn(
     if not examples:
       return []
     sizes = np.array([lengths.count_tokens(x) for _, x in examples])
-    padded = len(examples[0][1][lengths.INPUTS])
+    # Batches whose inputs and targets are joined have no inputs to cut.
+    padded = len(examples[0][1].get(lengths.INPUTS, ()))
     results: dict[int, Any] = {}
 
     def finish(part: lengths.Microbatch, outputs: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+import tiny
 import tiny_decoder
 
 from prompt_tuning import prompts
@@ -17,7 +18,7 @@ from prompt_tuning.inference import programs
 from prompt_tuning.injections import Injections
 from prompt_tuning.models import networks
 from prompt_tuning.models.rotary import Rope
-from t5x import decoding, models
+from t5x import decoding, models, train_state, utils
 
 INPUTS = np.array([[5, 9, 33, 2, 7], [21, 8, 0, 0, 0]], np.int32)
 TARGETS = np.array([[4, 50, 1, 0], [7, 9, 30, 1]], np.int32)
@@ -150,6 +151,9 @@ def test_joined_batches_have_the_loss_of_those_apart():
   dataset = tf.data.Dataset.from_generator(
     rows, output_signature={"inputs": spec, "targets": spec}
   )
+  partitioner = tiny.make_partitioner()
+  infer = utils.get_infer_fn(model.score_batch, 2, None, partitioner)
+  state = train_state.TrainState.create(None, params)
   losses, scores = [], []
   for converter in (
     seqio.DecoderFeatureConverter(pack=False),
@@ -160,6 +164,7 @@ def test_joined_batches_have_the_loss_of_those_apart():
     loss, sums = jax.jit(model.eval_fn)(params, batch)
     assert sums["target_tokens"] == 7
     losses.append(loss)
-    scores.append(jax.jit(model.score_batch)(params, batch))
+    numbered = converted.enumerate().as_numpy_iterator()
+    scores.append([x for _, x in infer(numbered, state)])
   np.testing.assert_allclose(*losses, rtol=1e-6)
   np.testing.assert_allclose(*scores, rtol=1e-6)
