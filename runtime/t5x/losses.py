@@ -126,13 +126,18 @@ def get_loss_normalizing_factor_and_weights(
 
   match loss_normalizing_factor:
     case SpecialLossNormalizingFactor.NUM_REAL_TARGET_TOKENS:
-      return jnp.sum(weights), weights
+      return _nonzero(jnp.sum(weights)), weights
     case SpecialLossNormalizingFactor.NUM_TOTAL_TARGET_TOKENS:
       return float(batch["decoder_target_tokens"].size), weights
     case SpecialLossNormalizingFactor.AVERAGE_PER_SEQUENCE:
       segments = batch.get("decoder_segment_ids", jnp.ones(weights.shape))
       same = segments[:, :, None] == segments[:, None, :]  # [B, S, S]
       total = jnp.einsum("bst,bt->bs", same.astype(jnp.float32), weights)
-      weights = weights / jnp.where(total > 0, total, 1.0)
-      return jnp.sum(weights), weights
+      weights = weights / _nonzero(total)
+      return _nonzero(jnp.sum(weights)), weights
   return loss_normalizing_factor, weights
+
+
+def _nonzero(total: jax.Array) -> jax.Array:
+  """Replaces 0, such as that of a microbatch without targets, by 1."""
+  return jnp.where(total > 0, total, 1.0)
