@@ -8,12 +8,15 @@ the batch as axis 0; its scalars, such as a position, are shared.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from t5x.configuration import arguments
 
 # The score of a place for which no sequence finished.
 NEG_INF = -1.0e7
@@ -103,16 +106,17 @@ def next_logits(
   return decode
 
 
+@arguments.checked
 def temperature_sample(
   inputs: jax.Array,
   cache: Any,
   tokens_to_logits: TokensToLogits,
   eos_id: int,
   decode_rng: jax.Array | None = None,
-  num_decodes: int = 1,
-  temperature: float = 1.0,
-  topk: int = 1,
-  topp: float = 0.0,
+  num_decodes: PositiveInt = 1,
+  temperature: NonNegativeFloat = 1.0,
+  topk: NonNegativeInt = 1,
+  topp: Annotated[float, Field(ge=0, le=1)] = 0.0,
   rescale_log_probs: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
   """Samples sequences; with the defaults, takes the likeliest token each time.
@@ -136,14 +140,12 @@ def temperature_sample(
     to the end token; the best comes last.
 
   Raises:
-    ValueError: if the settings contradict each other.
+    ValueError: if a setting is out of range, or two contradict each other.
   """
   if topk and topp:
     raise ValueError(
       f"Expected topk or topp, got topk={topk} and topp={topp}; set one to 0."
     )
-  if temperature < 0:
-    raise ValueError(f"Expected temperature >= 0, got {temperature}.")
   if temperature == 0:
     temperature, topk, topp = 1.0, 1, 0.0
   if decode_rng is None:

@@ -110,8 +110,9 @@ def test_samples_follow_the_distribution_and_come_best_last(settings, shares):
 def test_contradicting_settings_are_refused():
   with pytest.raises(ValueError, match=r"topk=1 and topp=0\.9"):
     decoding.temperature_sample(**with_logits(0.5, 0.5), topp=0.9)
-  with pytest.raises(ValueError, match="temperature >= 0"):
-    decoding.temperature_sample(**with_logits(0.5, 0.5), temperature=-1.0)
+  for name in ("temperature", "topk", "topp"):
+    with pytest.raises(ValueError, match=f"{name} to be .*, got -1"):
+      decoding.temperature_sample(**with_logits(0.5, 0.5), **{name: -1})
 
 
 GREEDY = functools.partial(decoding.temperature_sample, rescale_log_probs=False)
