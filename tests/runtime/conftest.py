@@ -9,7 +9,9 @@ import tiny
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, base):
   """Not to be changed: `copy` is."""
-  folder = tmp_path_factory.mktemp("run") / "run"
+  folder = tmp_path_factory.mktemp("run")
+  # Of another run, on an earlier base, which was killed before it saved a step.
+  (folder / "metrics.jsonl").write_text('{"step": 1}\n')
   assert tiny.train_prompt(folder, base).status == "finished"
   return folder
 

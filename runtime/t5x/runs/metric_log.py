@@ -34,8 +34,8 @@ class MetricLog:
 
     Args:
       folder: The run's folder, on a disk or in a bucket.
-      first_step: The step to resume from. Lines of later steps are dropped, and
-        TensorBoard hides those of earlier files.
+      first_step: The step to resume from; -1 of a new run. Lines of later
+        steps are dropped, and TensorBoard hides those of earlier files.
       evals: The inference evaluations so far; missing lines are added.
       is_evaluated: Whether `first_step` has been evaluated; if not, the lines
         of its interrupted evaluation are dropped.

@@ -76,7 +76,8 @@ def train(plan: Plan) -> Outcome:
     )
     loop.log = metric_log.MetricLog(
       folder,
-      step,
+      # Without a checkpoint, all lines are of a run that left nothing else.
+      step if loop.checkpointer.all_steps() else -1,
       info.evals,
       is_evaluated=status is not None or info.is_evaluated(step),
     )
