@@ -8,15 +8,13 @@ the batch as axis 0; its scalars, such as a position, are shared.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-
-from t5x.configuration import arguments
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 # The score of a place for which no sequence finished.
 NEG_INF = -1.0e7
@@ -106,7 +104,6 @@ def next_logits(
   return decode
 
 
-@arguments.checked
 def temperature_sample(
   inputs: jax.Array,
   cache: Any,
@@ -116,7 +113,7 @@ def temperature_sample(
   num_decodes: PositiveInt = 1,
   temperature: NonNegativeFloat = 1.0,
   topk: NonNegativeInt = 1,
-  topp: Annotated[float, Field(ge=0, le=1)] = 0.0,
+  topp: NonNegativeFloat = 0.0,
   rescale_log_probs: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
   """Samples sequences; with the defaults, takes the likeliest token each time.
@@ -140,11 +137,12 @@ def temperature_sample(
     to the end token; the best comes last.
 
   Raises:
-    ValueError: if a setting is out of range, or two contradict each other.
+    ValueError: if a setting is negative, or two contradict each other.
   """
-  if topk and topp:
+  if min(temperature, topk, topp) < 0 or (topk and topp):
     raise ValueError(
-      f"Expected topk or topp, got topk={topk} and topp={topp}; set one to 0."
+      "Expected numbers of at least 0, and topk or topp to be 0, got "
+      f"temperature={temperature}, topk={topk} and topp={topp}."
     )
   if temperature == 0:
     temperature, topk, topp = 1.0, 1, 0.0

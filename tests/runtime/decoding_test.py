@@ -111,7 +111,7 @@ def test_contradicting_settings_are_refused():
   with pytest.raises(ValueError, match=r"topk=1 and topp=0\.9"):
     decoding.temperature_sample(**with_logits(0.5, 0.5), topp=0.9)
   for name in ("temperature", "topk", "topp"):
-    with pytest.raises(ValueError, match=f"{name} to be .*, got -1"):
+    with pytest.raises(ValueError, match=f"at least 0, .* {name}=-1"):
       decoding.temperature_sample(**with_logits(0.5, 0.5), **{name: -1})
 
 
