@@ -33,14 +33,21 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
     The model.
 
   Raises:
-    ValueError: if they name none or several, or another prompt has a name.
+    ValueError: if they name none or several, or another prompt has a name, or a
+      prompt's name is none that requests can have.
   """
   from prompt_tuning import prompt_files
   from prompt_tuning.interop import prompt_conversion
+  from prompt_tuning.tuning_jobs import owners
 
   target = pathlib.Path(folder)
   known, models, copies = set(), {}, {}
   for path in given:
+    file = pathlib.Path(os.path.abspath(path))
+    # A folder's name, or one on the hub, may have dots.
+    name = file.stem if file.suffix in prompt_files.SUFFIXES else file.name
+    name = file.parent.name if name == "prompt" else name
+    owners.check(name)  # The server would leave its file out.
     prompt, metadata = prompt_conversion.read_prompt(path)
     if metadata is not None:
       if (model := metadata.base_fingerprint) != prompt_files.UNKNOWN:
@@ -48,9 +55,6 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
       else:
         model = metadata.base_model
       models[model] = metadata.base_model or models.get(model)
-    file = pathlib.Path(os.path.abspath(path))
-    name = file.name if file.is_dir() else file.stem
-    name = file.parent.name if name == "prompt" else name
     copy = target / f"{name}.safetensors"
     if copy in copies:
       raise ValueError(f"Two prompts are called {name}: {', '.join(given)}.")

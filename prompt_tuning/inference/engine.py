@@ -97,9 +97,10 @@ class Engine:
 
   @property
   def running(self) -> int:
-    """Number of requests in batches."""
+    """Number of requests in batches that have no answer yet."""
     # A copy: the engine's thread changes it meanwhile.
-    return sum(len(batch.tickets) for batch in self._running.copy())
+    batches = self._running.copy()
+    return sum(not ticket.done() for x in batches for ticket in x.tickets)
 
   def submit(self, requests: Sequence[Request]) -> list[Ticket]:
     """Takes all of the requests, or none.

@@ -29,7 +29,7 @@ from prompt_tuning.serving import (
 from prompt_tuning.serving.access_log import LogMiddleware
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.middleware import LimitsMiddleware
-from prompt_tuning.serving.service import Service
+from prompt_tuning.serving.service import Service, page
 from prompt_tuning.tuning_jobs import owners
 
 # The page loads and runs only its own files, and no other page can embed it.
@@ -119,7 +119,7 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
       for name, x in {service.base: None, **prompts}.items()
       if search.lower() in name.lower()
     }
-    return schemas.page(found, described, limit, after)
+    return page(found, described, limit, after)
 
   @app.get("/v1/models/{name:path}")  # The base's name may have a slash.
   async def model(name: str):

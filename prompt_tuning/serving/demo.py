@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import seqio
@@ -45,7 +44,7 @@ def defaults() -> dict[str, Any]:
   prompts.mkdir(parents=True, exist_ok=True)
   for path in (model / "prompts").glob("*.safetensors"):
     if not (prompts / path.name).exists():
-      shutil.copy(path, prompts)
+      safe_files.write(prompts / path.name, path.read_bytes())
   return {
     "checkpoint": checkpoint,
     "prompts": str(prompts),

@@ -1,7 +1,7 @@
 """`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 import dataclasses
 import functools
 import json
@@ -20,9 +20,8 @@ from prompt_tuning.serving.schemas import (
   Hyperparameters,
   Limit,
   NewJob,
-  page,
 )
-from prompt_tuning.serving.service import EventStream, Service
+from prompt_tuning.serving.service import EventStream, Service, page
 from prompt_tuning.training import tuning
 from prompt_tuning.tuning_jobs import jobs as jobs_lib
 from prompt_tuning.tuning_jobs.job_store import JobStore
@@ -167,17 +166,15 @@ def _add_files(app: fastapi.FastAPI, service: Service) -> None:
 
 def _add_job(service: Service, store: JobStore, body: NewJob) -> Job:
   """Checks and queues a job."""
-  given = body.method.supervised if body.method else body
+  given = body.method and body.method.supervised.hyperparameters
   pairs = store.file(body.training_file).pairs
-  settings = _settings(service, given.hyperparameters, body.seed, pairs)
-  files = {"train": body.training_file, "validation": body.validation_file}
-  with errors.refusing("training_file"):
-    splits = {
-      split: [*jobs_lib.parse_examples(store.content(file))]
-      for split, file in files.items()
-      if file is not None
-    }
-  _check_examples(service, splits, settings)
+  settings = _settings(service, given or body.hyperparameters, body.seed, pairs)
+  examples = {}
+  for field in ("training_file", "validation_file"):
+    if (file := getattr(body, field)) is not None:
+      with errors.refusing(field):
+        examples[field] = [*jobs_lib.parse_examples(store.content(file))]
+  _check_examples(service, settings, **examples)
   with service.room(length=settings.length, jobs=1):
     job = store.add_job(
       body.training_file,
@@ -192,8 +189,9 @@ def _add_job(service: Service, store: JobStore, body: NewJob) -> Job:
 
 def _check_examples(
   service: Service,
-  splits: Mapping[str, list[tuple[str, str]]],
   settings: jobs_lib.Settings,
+  training_file: Sequence[tuple[str, str]],
+  validation_file: Sequence[tuple[str, str]] = (),
 ) -> None:
   """Refuses examples and labels that the worker would refuse.
 
@@ -202,7 +200,12 @@ def _check_examples(
   """
   vocabulary = service.engine.model.vocabulary
   most = max(service.engine.settings.shapes.lengths)
-  for number, pair in enumerate(splits.get("validation", ()), 1):
+  labels, train = settings.labels, {"train": training_file}
+  with errors.refusing(
+    "training_file" if labels is None else "hyperparameters.labels"
+  ):
+    targets, _ = text_pairs.targets_of(train, vocabulary, labels)
+  for number, pair in enumerate(validation_file, 1):
     for text in pair:
       # Odd characters aside, few texts have more tokens than bytes, but for a
       # space in front.
@@ -213,8 +216,8 @@ def _check_examples(
           f"as the server answers; one of example {number} has more.",
           "validation_file",
         )
-  with errors.refusing("training_file"):
-    targets, _ = text_pairs.targets_of(splits, vocabulary, settings.labels)
+    with errors.refusing("validation_file"):
+      targets.normalize(pair[1], f"Example {number}", "give labels=[]")
   with errors.refusing("hyperparameters"):
     if settings.rank:
       text_pairs.check_ranked(targets.labels)
@@ -260,17 +263,9 @@ def _settings(
     "learning_rate_multiplier",
     f"a learning rate in (0, {MAX_LEARNING_RATE:g}] in all, got {rate:g}",
   )
-  return jobs_lib.Settings(
-    length,
-    steps,
-    given.init,
-    rate,
-    batch_size,
-    seed,
-    given.rank,
-    given.n_epochs,
-    given.labels,
-  )
+  values = given.model_dump(exclude={"learning_rate_multiplier"})
+  values |= {"length": length, "steps": steps, "batch_size": batch_size}
+  return jobs_lib.Settings(**{**values, "learning_rate": rate, "seed": seed})
 
 
 def _file(file: File) -> dict[str, Any]:

@@ -246,11 +246,7 @@ class PromptStore:
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
       model = self._engine.model.checkpoint
       array, metadata = _parse(content, pathlib.Path(scratch), model)
-    if not owners.NAME.fullmatch(name):
-      raise ValueError(
-        "Expected a name of at most 80 letters, digits, '.', '_' and '-' that "
-        f"starts with a letter or a digit, got {name[:80]!r}."
-      )
+    owners.check(name)
     stem = owners.stem(name, tenant, is_shared)
     prompt = self._checked(stem, array, metadata)
     with room(prompt):

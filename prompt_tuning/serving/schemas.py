@@ -1,10 +1,7 @@
-"""The bodies of requests, as far as the server supports OpenAI's fields.
+"""The bodies of requests, as far as the server supports OpenAI's fields."""
 
-And the pages of lists.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import fastapi
 import pydantic
@@ -15,7 +12,6 @@ MAX_STEPS = 1_000_000
 MAX_LEARNING_RATE = 100.0
 _SUFFIX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Limit = Annotated[int, fastapi.Query(ge=1)]
-_Item = TypeVar("_Item")
 
 
 def _encodable(text: str) -> str:
@@ -279,7 +275,7 @@ class Hyperparameters(Schema):
 class Supervised(Schema):
   """The settings of supervised tuning, the only method."""
 
-  hyperparameters: Hyperparameters = Hyperparameters()
+  hyperparameters: Hyperparameters | None = None
 
 
 class Method(Schema):
@@ -302,23 +298,3 @@ class NewJob(Schema):
   method: Method | None = None
   metadata: dict[_Key, _Note] | None = pydantic.Field(None, max_length=16)
   integrations: list[Any] | None = pydantic.Field(None, max_length=0)
-
-
-def page(
-  items: Mapping[str, _Item],
-  show: Callable[[_Item], dict[str, Any]],
-  limit: int,
-  after: str | None,
-) -> dict[str, Any]:
-  """Returns the part of a list, id -> item, that follows the id `after`."""
-  ids, start = list(items), 0
-  if after is not None:
-    start = ids.index(after) + 1 if after in items else len(ids)
-  some = ids[start : start + limit]
-  return {
-    "object": "list",
-    "data": [show(items[id]) for id in some],
-    "has_more": start + limit < len(ids),
-    "first_id": some[0] if some else None,
-    "last_id": some[-1] if some else None,
-  }

@@ -2,7 +2,7 @@
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ import functools
 import gc
 import sqlite3
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 import fastapi
@@ -36,6 +36,37 @@ _THREADS = 4
 # The time that a call waits for a thread, has to do its work, and then has to
 # end the transaction that it is in.
 _WAIT_SECONDS, _SECONDS, _END_SECONDS = 5.0, 60.0, 5.0
+_Item = TypeVar("_Item")
+
+
+def page(
+  items: Mapping[str, _Item],
+  show: Callable[[_Item], dict[str, Any]],
+  limit: int,
+  after: str | None,
+) -> dict[str, Any]:
+  """Returns the part of a list, id -> item, that follows the id `after`.
+
+  Raises:
+    ApiError: if the list has no such id: an empty page would look like its end.
+  """
+  ids, start = list(items), 0
+  if after is not None:
+    if after not in items:
+      raise errors.invalid(
+        f"The list has no {after[:80]!r}: it may have been deleted. List again "
+        "from the start.",
+        "after",
+      )
+    start = ids.index(after) + 1
+  some = ids[start : start + limit]
+  return {
+    "object": "list",
+    "data": [show(items[id]) for id in some],
+    "has_more": start + limit < len(ids),
+    "first_id": some[0] if some else None,
+    "last_id": some[-1] if some else None,
+  }
 
 
 class FolderThreads:
@@ -237,11 +268,7 @@ class Service:
     """
     with errors.refusing():
       tickets = self.engine.submit(rows)
-
-    async def collect() -> list[Any]:
-      return [await asyncio.wrap_future(ticket) for ticket in tickets]
-
-    answers = asyncio.create_task(collect())
+    answers = asyncio.gather(*map(asyncio.wrap_future, tickets))
     # After the body, only the client's end can follow.
     end = asyncio.ensure_future(request.receive())
     try:

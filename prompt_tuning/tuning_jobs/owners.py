@@ -19,6 +19,15 @@ _SHARED = ".shared"
 STEM = re.compile(f"{NAME.pattern}(@{OWNER.pattern}({re.escape(_SHARED)})?)?")
 
 
+def check(name: str) -> None:
+  """Raises ValueError for a name that no prompt may have."""
+  if not NAME.fullmatch(name):
+    raise ValueError(
+      "Expected a name of at most 80 letters, digits, '.', '_' and '-' that "
+      f"starts with a letter or a digit, got {name[:80]!r}."
+    )
+
+
 def stem(name: str, owner: str | None, is_shared: bool = False) -> str:
   """Returns the stem of a prompt's file; without keys there is no `owner`."""
   if owner is None:

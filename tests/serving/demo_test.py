@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -55,6 +56,11 @@ def test_what_was_tuned_or_changed_stays(args):
   path.write_bytes(b"half")
   demo.defaults()
   assert path.read_bytes() == b"half"
+  path.unlink()
+  full = mock.patch("os.replace", side_effect=OSError("full"))
+  with full, pytest.raises(OSError, match="full"):
+    demo.defaults()
+  assert not path.exists()  # What is copied is whole.
 
 
 def test_without_the_repository_it_says_so(tmp_path, monkeypatch):

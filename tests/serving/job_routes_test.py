@@ -105,9 +105,11 @@ def test_rate_is_the_model_s_unless_it_is_given(
 def test_damaged_file_is_not_used(store, ask):
   file = store.add_file("data.jsonl", LINES).id
   (store.folder / "files" / f"{file}.jsonl").write_bytes(LINE)
-  body = {"model": served.BASE, "training_file": file}
+  right = store.add_file("data.jsonl", LINES).id
+  body = {"model": served.BASE, "training_file": right, "validation_file": file}
   for answer in ask(JOBS, body), ask(f"/v1/files/{file}/content"):
     served.check_error(answer, 400, f"{file} is damaged on the server")
+  assert ask(JOBS, body).json()["error"]["param"] == "validation_file"
 
 
 def test_wrong_jobs_are_refused(service, store, ask):
@@ -131,7 +133,10 @@ def test_wrong_jobs_are_refused(service, store, ask):
   for path in ("/v1/files/x", f"{JOBS}/x"):
     assert ask(path).status_code == 404
   epochs = {"n_epochs": 3, "batch_size": 3}
-  shown = ask(JOBS, {**good, "hyperparameters": epochs}).json()
+  method = {"type": "supervised"}  # Without them.
+  shown = ask(
+    JOBS, {**good, "hyperparameters": epochs, "method": method}
+  ).json()
   shown = shown["hyperparameters"]
   assert (shown["steps"], shown["n_epochs"]) == (8, 3)
 
@@ -145,16 +150,17 @@ def test_examples_that_cannot_be_tuned_on_are_refused(store, ask):
 
   few, other, free = file(*"bc" * 8), file("d"), file(*"bcdefghi")
   refused = [
-    ({}, other, "expected one of the labels b, c, got 'd'.* give labels=\\[]"),
-    ({"labels": ["b"]}, None, "expected one of the labels b, got 'c'"),
-    ({"labels": [], "rank": True}, None, "Ranking needs labels"),
-    ({"labels": [], "init": "class_labels"}, None, "needs labels"),
-    ({"length": 1}, None, "at least length=2"),
+    ({}, other, "validation_file", "Example 1: .* b, c, got 'd'.* labels=\\[]"),
+    ({"labels": ["b"]}, None, "hyperparameters.labels", "labels b, got 'c'"),
+    ({"labels": [], "rank": True}, None, "hyperparameters", "needs labels"),
+    ({"labels": [], "init": "class_labels"}, None, "hyperparameters", "needs"),
+    ({"length": 1}, None, "hyperparameters", "at least length=2"),
   ]
   body = {"model": served.BASE, "training_file": few}
-  for given, validation, message in refused:
+  for given, validation, param, message in refused:
     more = {"hyperparameters": given, "validation_file": validation}
-    served.check_error(ask(JOBS, body | more), 400, message)
+    served.check_error(answer := ask(JOBS, body | more), 400, message)
+    assert answer.json()["error"]["param"] == param
   assert not store.jobs()
   for given, validation in (({"labels": []}, other), ({}, few)):
     more = {"hyperparameters": given, "validation_file": validation}

@@ -101,6 +101,7 @@ PLACES = [
   ("GET", f"/v1/prompts/{served.BASE}/words", b"", 400, "has no prompt"),
   ("GET", "/v1/prompts/none/words", b"", 404, "no model"),
   ("GET", "/v1/prompts/prompt_1/words?count=0", b"", 400, "count"),
+  ("GET", "/v1/models?after=gone", b"", 400, "no 'gone'.*have been deleted"),
 ]
 
 
