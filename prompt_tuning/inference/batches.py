@@ -92,6 +92,51 @@ class _Row:
   batch: Batch
   done: int = 0
 
+  def hand_over(
+    self, index: int, eos_id: int, columns: Sequence[np.ndarray]
+  ) -> None:
+    """Hands over new tokens, and the answer once it is complete.
+
+    Args:
+      index: Number of the row's tokens so far.
+      eos_id: The end of sequence.
+      columns: [S] tokens and [S] their log probabilities, in nats; if a row of
+        the batch wants them, [S, TOP] the likeliest tokens and theirs.
+    """
+    request = cast(Generation, self.ticket.request)
+    ids, log_probs, *top = columns
+    ends = np.flatnonzero(ids[:index] == eos_id)
+    is_ended = len(ends) > 0
+    end = int(ends[0]) if is_ended else min(index, request.max_tokens)
+
+    def token(step: int) -> Token:
+      likeliest: Any = [x[step, : request.top_log_probs].tolist() for x in top]
+      return Token(
+        int(ids[step]),
+        float(log_probs[step]),
+        tuple(zip(*likeliest, strict=True)),
+      )
+
+    is_over = is_ended or end == request.max_tokens
+    try:
+      if request.on_token is not None:
+        for step in range(self.done, end):
+          request.on_token(token(step))
+      if request.is_enough is not None:
+        is_over = is_over or request.is_enough(ids[:end].tolist())
+    except Exception as error:  # The caller's; the batch has other requests.
+      self.ticket.finish(error)
+    if is_over:
+      self.ticket.finish(
+        Generated(
+          tuple(map(token, range(end))),
+          "stop" if is_ended or end < request.max_tokens else "length",
+          float(log_probs[: end + is_ended].sum()),
+        )
+      )
+    self.batch.output_tokens += max(0, end - self.done)
+    self.done = index
+
 
 class Decoding:
   """Rows that are decoded together, each from its own start to its own end.
@@ -170,11 +215,7 @@ class Decoding:
     )
     eos_id = self._programs.network.eos_id
     for i, row in live.items():
-      index, columns = int(decoded[i]), [array[i] for array in arrays]
-      row.batch.output_tokens += _hand_over(
-        row.ticket, columns, row.done, index, eos_id
-      )
-      row.done = index
+      row.hand_over(int(decoded[i]), eos_id, [array[i] for array in arrays])
 
 
 def _begin(programs: CompiledPrograms, batch: Batch) -> tuple[Any, np.ndarray]:
@@ -212,60 +253,6 @@ def _sampling(requests: Mapping[int, Generation], rows: int) -> Sampling:
     choices=column("choice", np.uint32),
     wants_top=np.bool_(any(x.top_log_probs for x in requests.values())),
   )
-
-
-def _hand_over(
-  ticket: Ticket,
-  row: Sequence[np.ndarray],
-  done: int,
-  index: int,
-  eos_id: int,
-) -> int:
-  """Hands over a row's new tokens, and its answer once it is complete.
-
-  Args:
-    ticket: The request.
-    row: [S] tokens and [S] their log probabilities, in nats; if a row of the
-      batch wants them, [S, TOP] the likeliest tokens and [S, TOP] theirs.
-    done: Tokens of the row that were handed over before.
-    index: Tokens of the row now.
-    eos_id: The end of sequence.
-
-  Returns:
-    The number of new tokens.
-  """
-  request = cast(Generation, ticket.request)
-  ids, log_probs, *top = row
-  ends = np.flatnonzero(ids[:index] == eos_id)
-  is_ended = len(ends) > 0
-  end = int(ends[0]) if is_ended else min(index, request.max_tokens)
-
-  def token(step: int) -> Token:
-    likeliest: Any = [x[step, : request.top_log_probs].tolist() for x in top]
-    return Token(
-      int(ids[step]),
-      float(log_probs[step]),
-      tuple(zip(*likeliest, strict=True)),
-    )
-
-  is_over = is_ended or end == request.max_tokens
-  try:
-    if request.on_token is not None:
-      for step in range(done, end):
-        request.on_token(token(step))
-    if request.is_enough is not None:
-      is_over = is_over or request.is_enough(ids[:end].tolist())
-  except Exception as error:  # The caller's; the batch has other requests.
-    ticket.finish(error)
-  if is_over:
-    ticket.finish(
-      Generated(
-        tuple(token(step) for step in range(end)),
-        "stop" if is_ended or end < request.max_tokens else "length",
-        float(log_probs[: end + is_ended].sum()),
-      )
-    )
-  return max(0, end - done)
 
 
 def _search(programs: CompiledPrograms, batch: Batch) -> None:

@@ -281,40 +281,40 @@ def _stream(
   for i, ticket in enumerate(tickets):
     ticket.add_done_callback(lambda _, i=i: put(i, None))
 
-  async def chunks() -> AsyncIterator[dict[str, Any]]:
-    open_rows, num_sent = set(range(len(rows))), [0] * len(rows)
-    while open_rows:
-      # Without the `yield`: a slow client does not exceed the time.
-      async with service.in_time(start):
-        index, token = await queue.get()
-      if index not in open_rows:
-        continue  # A stop ended it.
-      answer, reason = answers[index], None
-      if token is None:
-        generated = tickets[index].result()
-        assert isinstance(generated, Generated)
-        text, reason = answer.rest(), generated.finish_reason
-      else:
-        text = answer.add(token)
-        if answer.was_cut:
-          tickets[index].cancel()  # More tokens are of no use.
-          reason = "stop"
-      if text or reason:
-        first, num_sent[index] = num_sent[index], len(answer.tokens)
-        choice = _choice(body, index, answer, text, reason, first)
-        yield {"choices": [choice]}
-      if reason:
-        open_rows.remove(index)
-    service.metrics.count_answers(body.model, "generate", rows)
-    if body.stream_options is not None and body.stream_options.include_usage:
-      yield {"choices": [], "usage": _usage(rows, body.n, answers)}
+  def event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
   async def events() -> AsyncIterator[str]:
+    open_rows, num_sent = set(range(len(rows))), [0] * len(rows)
     try:
-      async for chunk in chunks():
-        yield _event({**head, **chunk})
+      while open_rows:
+        # Without the `yield`: a slow client does not exceed the time.
+        async with service.in_time(start):
+          index, token = await queue.get()
+        if index not in open_rows:
+          continue  # A stop ended it.
+        answer, reason = answers[index], None
+        if token is None:
+          generated = tickets[index].result()
+          assert isinstance(generated, Generated)
+          text, reason = answer.rest(), generated.finish_reason
+        else:
+          text = answer.add(token)
+          if answer.was_cut:
+            tickets[index].cancel()  # More tokens are of no use.
+            reason = "stop"
+        if text or reason:
+          first, num_sent[index] = num_sent[index], len(answer.tokens)
+          choice = _choice(body, index, answer, text, reason, first)
+          yield event({**head, "choices": [choice]})
+        if reason:
+          open_rows.remove(index)
+      service.metrics.count_answers(body.model, "generate", rows)
+      if body.stream_options is not None and body.stream_options.include_usage:
+        usage = _usage(rows, body.n, answers)
+        yield event({**head, "choices": [], "usage": usage})
     except Exception as error:
-      yield _event(errors.api_error(error).body)
+      yield event(errors.api_error(error).body)
     yield "data: [DONE]\n\n"
 
   def cancel() -> None:
@@ -322,7 +322,3 @@ def _stream(
       ticket.cancel()
 
   return EventStream(events(), cancel)
-
-
-def _event(content: dict[str, Any]) -> str:
-  return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
