@@ -97,12 +97,16 @@ def zipped(files, kind=zipfile.ZIP_DEFLATED) -> bytes:
   return buffer.getvalue()
 
 
-def check_error(response, status, message) -> None:
-  """Checks that it has OpenAI's form, and tells nothing of the server."""
+def check_error(response, status, message, *param) -> None:
+  """Checks that it has OpenAI's form, and tells nothing of the server.
+
+  With a `param`, that this is the field it blames; "": none.
+  """
   assert response.status_code == status, response.text
   error = response.json()["error"]
   assert set(error) == {"message", "type", "param", "code"}
   assert re.search(message, error["message"]), error
+  assert param in ((), (error["param"] or "",)), error
   assert "Traceback" not in response.text
   assert "/tmp" not in response.text
 

@@ -43,19 +43,13 @@ def test_name_of_the_model_may_have_a_slash(service, monkeypatch):
     assert response.json()["id"] == "a/b"
 
 
-def test_null_is_what_is_not_given(service):
-  """OpenAI's clients send it."""
+def test_null_is_what_is_not_given_and_too_many_tokens_are_all(service):
+  """OpenAI's clients send null, and LangChain's 256 unless told otherwise."""
   names = ("max_tokens", "temperature", "n", "stream", "logprobs", "suffix")
-  null = served.complete(service, **dict.fromkeys(names))
   # The longest answer here is shorter than OpenAI's default.
-  whole = served.complete(service, max_tokens=8)
-  assert null.json()["choices"] == whole.json()["choices"]
-
-
-def test_more_tokens_than_the_server_has_are_as_many_as_it_has(service):
-  """LangChain asks for 256 unless told otherwise."""
-  most, more = (served.complete(service, max_tokens=x) for x in (8, 256))
-  assert most.json()["choices"] == more.json()["choices"]
+  bodies = dict.fromkeys(names), {"max_tokens": 8}, {"max_tokens": 256}
+  null, whole, more = (served.complete(service, **x).json() for x in bodies)
+  assert null["choices"] == whole["choices"] == more["choices"]
 
 
 def test_models_have_pages_and_their_own_times(service, client):
