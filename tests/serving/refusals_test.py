@@ -170,8 +170,13 @@ def test_too_many_inputs_are_refused_before_they_are_tokens(
   """A megabyte holds enough of them, times n, to fill the memory."""
   encoded = []
   monkeypatch.setattr(service.engine.model, "encode", encoded.append)
-  response = served.complete(service, prompt=["a"] * 33, n=2)
-  served.check_error(response, 400, "at most 64 inputs, samples included")
+  for body in (
+    {"prompt": ["a"] * 33, "n": 2},
+    {"prompt": [[5]] * 65},
+    {"prompt": ["a"] * 100_000, "n": 128},
+  ):
+    response = served.complete(service, **body)
+    served.check_error(response, 400, "at most 64 inputs, samples included")
   body = {"model": "prompt_1", "prompt": ["a"] * 65, "labels": ["b"]}
   monkeypatch.setattr(service.engine.model, "encode", lambda text: (5, 1))
   response = served.send(service, "POST", RANK, json=body)
