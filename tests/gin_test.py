@@ -90,25 +90,19 @@ def test_evaluation_reads_what_was_trained_in_any_order_of_files(last):
   "names",
   ["beam", "beam greedy", "rank greedy", "beam nucleus", "rank nucleus"],
 )
-@pytest.mark.parametrize(
-  ("base", "model_cls", "vocabularies"),
-  [
-    ("ladder_s", models.EncoderDecoderModel, [seqio.ByteVocabulary()] * 2),
-    ("decoder", models.DecoderOnlyModel, [seqio.ByteVocabulary()]),
-  ],
-)
-def test_last_decoding_file_reaches_the_model(
-  names, base, model_cls, vocabularies
-):
+@pytest.mark.parametrize("kind", ["EncoderDecoder", "DecoderOnly"])
+def test_last_decoding_file_reaches_the_model(names, kind):
   """It binds a parameter of a method, `predict_batch_with_aux`."""
   files = [f"gin/decoding/{name}.gin" for name in names.split()]
-  tiny_gin.parse([f"gin/models/{base}.gin", *files], finalize=False)
+  bases = ["gin/models/ladder_s.gin", "gin/models/decoder.gin"]
+  tiny_gin.parse([*bases, *files], finalize=False)
 
   def decode_fn(num_decodes, **unused):
     raise LookupError(num_decodes)
 
   module = tiny.make_model(with_prompt=False).module
-  model = gin.get_configurable(model_cls)(
+  vocabularies = [seqio.ByteVocabulary()] * (1 + (kind != "DecoderOnly"))
+  model = gin.get_configurable(getattr(models, f"{kind}Model"))(
     module, *vocabularies, None, decode_fn
   )
   shapes = tiny.input_shapes()
