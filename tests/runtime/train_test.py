@@ -245,7 +245,10 @@ def test_wrong_plan_is_refused(tmp_path, overrides, message):
     tiny.make_plan(tmp_path, "no base", **overrides)
 
 
-LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
+# The decay would be the power of a negative number there.
+LATE = tiny.multi_optimizer(
+  (".*/prompt/.*", adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1))
+)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
     ),
     (
       {"model": tiny.make_model(LATE), "actions": {}},
-      f"at most {tiny.BASE_STEP}, the step",
+      f"step_offset to be at most {tiny.BASE_STEP}, the step",
     ),
   ],
 )
