@@ -88,7 +88,9 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
   if args.demo:
     from prompt_tuning.serving import demo
 
-    args.parser.set_defaults(**demo.defaults())
+    for name, default in demo.defaults().items():
+      if not os.environ.get(f"PROMPT_TUNING_{name.upper()}"):
+        args.parser.set_defaults(**{name: default})
     args = args.parser.parse_args(args.words)
   elif args.files:
     args.checkpoint = _collect(args.files, args.prompts, args.checkpoint)

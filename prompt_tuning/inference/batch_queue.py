@@ -122,6 +122,11 @@ class Shapes:
     steps = _smallest(self.steps, request.max_tokens, what, "max_tokens")
     if not request.num_beams:
       return Shape("generate", length, steps)
+    if request.temperature or request.top_log_probs or request.on_token:
+      raise ValueError(
+        "Beam search does not support temperature, log probabilities of "
+        "tokens, or streaming."
+      )
     if request.num_beams not in self.beams:
       raise ValueError(
         f"Expected num_beams to be {' or '.join(map(str, (0, *self.beams)))}, "

@@ -54,9 +54,9 @@ class Batch:
     return sum(len(x.tokens) + x.prompt_length for x in self.requests)
 
   @property
-  def is_done(self) -> bool:
-    """True once each request has its answer, or was given up."""
-    return all(ticket.done() for ticket in self.tickets)
+  def left(self) -> int:
+    """Number of requests without an answer that were not given up."""
+    return sum(not ticket.done() for ticket in self.tickets)
 
 
 def answer(programs: CompiledPrograms, batch: Batch) -> None:

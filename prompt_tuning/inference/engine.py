@@ -99,8 +99,7 @@ class Engine:
   def running(self) -> int:
     """Number of requests in batches that have no answer yet."""
     # A copy: the engine's thread changes it meanwhile.
-    batches = self._running.copy()
-    return sum(not ticket.done() for x in batches for ticket in x.tickets)
+    return sum(batch.left for batch in self._running.copy())
 
   def submit(self, requests: Sequence[Request]) -> list[Ticket]:
     """Takes all of the requests, or none.
@@ -119,13 +118,6 @@ class Engine:
     for request in requests:
       if request.prompt is not None:
         self.check_prompt(request.prompt)
-      if getattr(request, "num_beams", 0) and (
-        request.temperature or request.top_log_probs or request.on_token
-      ):
-        raise ValueError(
-          "Beam search does not support temperature, log probabilities of "
-          "tokens, or streaming."
-        )
     now = time.monotonic()
     tickets = [Ticket(request, now) for request in requests]
     with self._changed:
@@ -259,7 +251,7 @@ class Engine:
     decoding.busy += now - begun
     for batch in decoding.batches.copy():
       batch.first_answer = batch.first_answer or now
-      if batch.is_done:
+      if not batch.left:
         decoding.batches.remove(batch)
         self._end(batch)
     if not decoding.batches:

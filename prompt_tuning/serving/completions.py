@@ -282,7 +282,8 @@ def _stream(
     ticket.add_done_callback(lambda _, i=i: put(i, None))
 
   def event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    # In ASCII: many clients take Unicode's line separators for ends of lines.
+    return f"data: {json.dumps(content)}\n\n"
 
   async def events() -> AsyncIterator[str]:
     open_rows, num_sent = set(range(len(rows))), [0] * len(rows)

@@ -204,8 +204,10 @@ def _post(service, body, send, leaves=False):
   asyncio.run(app.make(service)(scope, receive, send))
 
 
-def test_stream_waits_for_a_slow_reader(engine, tmp_path):
-  """The deadline is the engine's."""
+def test_stream_waits_for_a_slow_reader(engine, tmp_path, monkeypatch):
+  """The deadline is the engine's. Clients split lines as Python does."""
+  words = engine.model.vocabulary
+  monkeypatch.setattr(words, "decode", lambda ids: "\u2028\x85" * len(ids))
   service = served.make_service(engine, tmp_path / "prompts", answer_seconds=2)
   body = {"model": served.BASE, "prompt": "hello", "stream": True, "n": 4}
   pauses, sent = [2.5], []
@@ -220,6 +222,7 @@ def test_stream_waits_for_a_slow_reader(engine, tmp_path):
   text = b"".join(sent).decode()
   assert text.count('"finish_reason": "') == 4
   assert text.endswith("data: [DONE]\n\n")
+  assert {line[:6] for line in text.splitlines()} == {"data: ", ""}
 
 
 def test_stream_that_nobody_waits_for_is_cancelled(service, tickets):

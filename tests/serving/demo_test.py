@@ -18,11 +18,12 @@ from prompt_tuning.tuning_jobs import jobs
 @pytest.fixture
 def args(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setenv("PROMPT_TUNING_LABELS", "8")
   return serve.complete(console.parse(["serve", "--demo", "--rows=2"]))
 
 
 def test_the_demo_has_prompts_of_its_model(args, tmp_path):
-  assert args.rows == 2  # What is said, holds.
+  assert (args.rows, args.labels) == (2, [8])  # What is said, holds.
   model = pt.load(args.checkpoint)
   folder = pathlib.Path(args.prompts)
   assert folder.is_relative_to(tmp_path)
