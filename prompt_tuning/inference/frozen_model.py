@@ -293,10 +293,6 @@ class FrozenModel:
     if not len(labels):
       raise ValueError("Ranking needs labels, got none: pass labels=[...].")
     split = ranking.encode_labels(labels, self.vocabulary, self.network.eos_id)
-    if len(set(split)) < len(labels):
-      raise ValueError(
-        f"Expected labels that differ in their tokens, got {list(labels)}."
-      )
     ranked = []
     for scores in self._scores(inputs, [split] * len(inputs), prompt):
       order = np.argsort(scores, kind="stable")[::-1]

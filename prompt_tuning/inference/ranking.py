@@ -61,8 +61,8 @@ def rank_labels(
     last.
 
   Raises:
-    ValueError: if `num_decodes` is not L, a label is longer than S, or the
-      vocabulary does not know it.
+    ValueError: if `num_decodes` is not L, a label is longer than S, or as
+      `encode_labels`.
   """
   del unused
   B, S = inputs.shape
@@ -137,7 +137,8 @@ def encode_labels(
   """Returns the tokens of each label, with the end of sequence.
 
   Raises:
-    ValueError: if the vocabulary does not know a label.
+    ValueError: if the vocabulary does not know a label, or two are the same to
+      it.
   """
   encoded = [(*vocabulary.encode(label), eos_id) for label in labels]
   unknown = getattr(vocabulary, "unk_id", None)
@@ -148,6 +149,11 @@ def encode_labels(
         f"has the tokens {list(tokens[:-1])}, where {unknown} means unknown. "
         "Check the labels (in gin, RANKED_LABELS)."
       )
+  if len(set(encoded)) < len(encoded):
+    shown = ", ".join(map(repr, labels))[:200]
+    raise ValueError(
+      f"Expected labels that differ in their tokens, got {shown}."
+    )
   return encoded
 
 

@@ -67,8 +67,6 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
     with errors.refusing("labels"):
       eos_id = service.engine.model.network.eos_id
       labels = tuple(ranking.encode_labels(body.labels, vocabulary, eos_id))
-    if len(set(labels)) < len(labels):
-      raise errors.invalid("Expected labels that differ.", "labels")
     inputs = _inputs(service, body.prompt)
     rows = [Ranking(tokens, prompt, labels) for tokens in inputs]
     data = []

@@ -131,10 +131,9 @@ def test_wrong_jobs_are_refused(service, store, ask):
   assert not store.jobs()
   for path in ("/v1/files/x", f"{JOBS}/x"):
     assert ask(path).status_code == 404
-  epochs = {"n_epochs": 3, "batch_size": 3}
-  good["method"] = {"type": "supervised"}  # Without them.
-  shown = ask(JOBS, {**good, "hyperparameters": epochs}).json()
-  shown = shown["hyperparameters"]
+  epochs = {"n_epochs": 3, "batch_size": 3}  # The method has none.
+  good |= {"method": {"type": "supervised"}, "hyperparameters": epochs}
+  shown = ask(JOBS, good).json()["hyperparameters"]
   assert (shown["steps"], shown["n_epochs"]) == (8, 3)
 
 
