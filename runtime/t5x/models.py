@@ -58,6 +58,7 @@ class EncoderDecoderModel:
     z_loss: Weight of the squared log partition function.
     loss_normalizing_factor: What the summed loss is divided by; None leaves the
       sum.
+    default_decoder_params: Arguments of `decode_fn`.
     teacher: From the module, another with the same parameters whose
       distribution of target tokens training should approach; or None.
     distillation: Weight of the divergence from it, in nats.
@@ -77,6 +78,7 @@ class EncoderDecoderModel:
   loss_normalizing_factor: (
     float | str | losses.SpecialLossNormalizingFactor | None
   ) = None
+  default_decoder_params: Mapping[str, Any] | None = None
   teacher: Callable[[nn.Module], nn.Module] | None = None
   distillation: NonNegativeFloat = 0.9
   ends_inputs: bool = True
@@ -252,7 +254,9 @@ class EncoderDecoderModel:
     def tokens_to_logits(state):
       return decode(state.cur_token, state.cache)
 
-    arguments = {} if rng is None else {"decode_rng": rng}
+    arguments = dict(self.default_decoder_params or {})
+    if rng is not None:
+      arguments.setdefault("decode_rng", rng)
     decodes, scores = self.decode_fn(
       inputs=decoder_inputs,
       cache=cache,

@@ -95,6 +95,7 @@ class PjitPartitioner:
     self,
     num_partitions: PositiveInt | None = None,
     model_parallel_submesh: Sequence[int] | None = None,
+    backend: str | None = None,
     logical_axis_rules: LogicalAxisRules | None = None,
   ):
     """Makes the mesh.
@@ -104,6 +105,7 @@ class PjitPartitioner:
         rest of the devices divide the batch.
       model_parallel_submesh: The same as the shape of a TPU submesh, of which
         only the number of devices counts: JAX finds the placement.
+      backend: Platform name, or None for JAX's default.
       logical_axis_rules: Defaults to `standard_logical_axis_rules()`.
 
     Raises:
@@ -117,7 +119,7 @@ class PjitPartitioner:
           f"{tuple(model_parallel_submesh)} disagree: give one of them."
         )
       num_partitions = submesh
-    devices = _DEVICES.get() or jax.devices()
+    devices = _DEVICES.get() or jax.devices(backend)
     model = num_partitions or 1
     if len(devices) % model:
       raise ValueError(

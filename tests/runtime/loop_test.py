@@ -108,6 +108,14 @@ def test_nan_is_reported_where_a_save_failed_too(steps, wrong, text, caplog):
   run.checkpointer.save_run.assert_not_called()
 
 
+def test_garbage_is_collected_once_in_a_period():
+  run = _loop(step=0)
+  run.plan = dataclasses.replace(run.plan, gc_period=2)
+  with mock.patch("gc.collect") as collect:
+    run.run()
+  assert collect.call_count == 3  # In six steps.
+
+
 @pytest.mark.parametrize(
   ("is_full", "is_refused"), [(False, False), (True, False), (False, True)]
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import math
 import statistics
 from typing import Any
@@ -161,6 +162,8 @@ class Loop:
     def on_step() -> bool:
       self.step += 1
       self.report("step")
+      if self.plan.gc_period and self.step % self.plan.gc_period == 0:
+        gc.collect()
       self._is_interrupted = self.plan.should_stop()
       return self._is_interrupted
 

@@ -70,6 +70,8 @@ class Plan:
     run_eval_before_training: Whether to evaluate the initial state too.
     concurrent_metrics: Whether a separate thread computes the metrics; training
       waits for them, because its actions need them.
+    gc_period: Steps between Python's garbage collections, which are off in
+      between, in the whole program; 0 leaves the collector alone.
     configuration: The run's settings: a folder resumes only a run of the same
       settings. None resumes any.
     on_event: Called with every event of the run.
@@ -97,6 +99,7 @@ class Plan:
   actions: trainer_lib.ActionMap | None = None
   run_eval_before_training: bool = False
   concurrent_metrics: bool = True
+  gc_period: NonNegativeInt = 0
   configuration: identity.RunConfiguration | None = None
   on_event: events.OnEvent = events.ignore
   should_stop: events.ShouldStop = events.never

@@ -1,6 +1,7 @@
 """Training as a function: `python -m t5x.train` is a command line for it."""
 
 import contextlib
+import gc
 import os
 
 import jax
@@ -85,6 +86,9 @@ def train(plan: Plan) -> Outcome:
       loop.report("notice", text=text)
     if plan.summarize_config_fn is not None:
       plan.summarize_config_fn(folder, loop.log, step)
+    if plan.gc_period and gc.isenabled():
+      gc.disable()
+      stack.callback(gc.enable)
     status = status or loop.run()
     loop.checkpointer.wait()
     loop.record.write(
