@@ -37,7 +37,7 @@ class Shape:
   """The kind and size of a batch.
 
   Attributes:
-    kind: The kind of its requests.
+    kind: The kind of its requests; all but "generate" take one step.
     length: Positions of the input, and of the prompt unless that is kept, T.
     steps: Tokens of the answer, S; for ranking, those of all labels, U; for
       embedding, 0.
@@ -48,11 +48,6 @@ class Shape:
   length: int
   steps: int
   beams: int = 0
-
-  @property
-  def is_decoded(self) -> bool:
-    """False if its requests are answered in one step."""
-    return self.kind == "generate"
 
   def fits_into(self, other: "Shape") -> bool:
     """Returns whether a request of this shape can join a batch of another."""
@@ -247,7 +242,9 @@ class BatchQueue:
       empty; None if it is better to wait until `due`.
     """
     self._drop_finished()
-    waiting = [x for x in self._tickets if may_decode or not x[1].is_decoded]
+    waiting = [
+      x for x in self._tickets if may_decode or x[1].kind != "generate"
+    ]
     if not waiting:
       return None
     oldest, shape = waiting[0]
@@ -295,7 +292,7 @@ class BatchQueue:
     self._drop_finished()
     sizes = [x for x in self._settings.shapes.rows_of(shape) if x < rows]
     is_short = shape.steps <= self._settings.chunk
-    waiting = [own for _, own in self._tickets if own.is_decoded]
+    waiting = [own for _, own in self._tickets if own.kind == "generate"]
     if is_short or not (free and sizes and waiting):
       return None
     if not (may_overtake or waiting[0].fits_into(shape)):

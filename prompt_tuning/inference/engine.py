@@ -227,7 +227,7 @@ class Engine:
 
   def _start(self, batch: Batch) -> None:
     """Answers a batch, or begins to decode it."""
-    if batch.shape.is_decoded:
+    if batch.shape.kind == "generate":
       self._attempt(
         [batch],
         lambda: self._decodings.append(Decoding(self._programs, batch)),

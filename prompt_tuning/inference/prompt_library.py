@@ -162,7 +162,9 @@ def mixture(target: Source, sources: Iterable[Source], k: int) -> np.ndarray:
   Raises:
     ValueError: if fewer than k are similar at all, or their lengths differ.
   """
-  scored = [(similarities(target.array, x.array)[1], x) for x in sources]
+  # A copy, such as a server's of a run's prompt, counts once.
+  found = {x.array.tobytes(): x for x in sources}.values()
+  scored = [(similarities(target.array, x.array)[1], x) for x in found]
   best = sorted(scored, key=lambda x: -x[0])[:k]
   if len(best) < k or best[-1][0] <= 0:
     positive = sum(weight > 0 for weight, _ in scored)

@@ -52,7 +52,7 @@ def test_prompts_of_the_same_data_or_of_another_model_do_not_serve():
 
 def test_mixture_is_weighted_by_similarity():
   other = dataclasses.replace(NEAR, array=np.array([[1, 0], [1, 0.0]]))
-  found = prompt_library.mixture(TARGET, [FAR, NEAR, other], 2)
+  found = prompt_library.mixture(TARGET, [FAR, NEAR, NEAR, other], 2)
   _, first = prompt_library.similarities(TARGET.array, NEAR.array)
   expected = (first * NEAR.array + 0.5 * other.array) / (first + 0.5)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
