@@ -115,7 +115,16 @@ class Trainer(trainer.Trainer):
 
     Returns:
       The divisor of the whole batch's loss, and microbatches on the devices.
+
+    Raises:
+      ValueError: if inputs and targets are joined.
     """
+    if lengths.INPUTS not in batch:
+      raise ValueError(
+        f"Batches by length need {lengths.INPUTS}, got {', '.join(batch)}: "
+        "leave gin/runs/by_length.gin out, or the feature converter that joins "
+        "inputs and targets."
+      )
     partitioner = self.partitioner
     targets = {k: x for k, x in batch.items() if k.startswith("decoder_")}
     divisor = self._divisor(partitioner.shard_batch(targets))

@@ -131,3 +131,9 @@ def test_number_of_lengths_is_a_setting_of_the_run():
   assert not [name for name in recorded if "microbatches" in name]
   with pytest.raises(ValueError, match="num_lengths to be int above 0"):
     _start(functools.partial(by_length.Trainer, num_lengths=0))
+
+
+def test_joined_inputs_and_targets_are_refused():
+  joined = {"decoder_target_tokens": np.ones((2, 3), np.int32)}
+  with pytest.raises(ValueError, match="got decoder_target_tokens: leave gin"):
+    _start(IN_THREE).train_steps(iter([joined]), 1)
