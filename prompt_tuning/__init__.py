@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from prompt_tuning.project_files import gin_search_path, project_folder
+import t5x  # noqa: F401  # It quiets TensorFlow and XLA, which are imported later.
 
 if TYPE_CHECKING:
   from prompt_tuning.inference.requests import TunedPrompt
@@ -35,6 +36,4 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
   if name not in _LAZY:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  # First, because it silences TensorFlow and keeps it off accelerators.
-  importlib.import_module("t5x")
   return getattr(importlib.import_module(_LAZY[name]), name)

@@ -14,8 +14,9 @@ from t5x.files import compilation_cache
 # Attention and its gradient, and what JAX counted meanwhile.
 PROGRAM = """
 import json, sys
-from t5x.files import compilation_cache
+import prompt_tuning  # Before JAX, it hides what XLA notes.
 import jax, jax.numpy as jnp
+from t5x.files import compilation_cache
 folder = compilation_cache.enable()
 counts = {"cache_hits": 0, "cache_misses": 0}
 def count(event, **kwargs):
