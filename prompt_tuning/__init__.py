@@ -8,14 +8,18 @@ model.generate(["a dull film"], prompt=prompt)
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from prompt_tuning.project_files import gin_search_path, project_folder
-import t5x  # noqa: F401  # It quiets TensorFlow and XLA, which are imported later.
 
 if TYPE_CHECKING:
   from prompt_tuning.inference.requests import TunedPrompt
   from prompt_tuning.training.model import Model, load
+
+# As `t5x` does, for programs that import JAX before they first use the names
+# below.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 __all__ = ["Model", "TunedPrompt", "gin_search_path", "load", "project_folder"]
@@ -36,4 +40,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
   if name not in _LAZY:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  # First, because it silences TensorFlow and keeps it off accelerators.
+  importlib.import_module("t5x")
   return getattr(importlib.import_module(_LAZY[name]), name)
