@@ -33,8 +33,8 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
     The model.
 
   Raises:
-    ValueError: if they name none or several, or another prompt has a name, or a
-      prompt's name is none that requests can have.
+    ValueError: if they name none or several, or another prompt has a name, or
+      requests cannot have a prompt's name.
   """
   from prompt_tuning import prompt_files
   from prompt_tuning.interop import prompt_conversion

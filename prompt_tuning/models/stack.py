@@ -250,8 +250,7 @@ def traced_once(call: Callable[..., Any]) -> Callable[..., Any]:
 
   Args:
     call: The method of a module class, as a function of a layer and arguments.
-      What it computes may depend on the layer's path through its variables
-      only.
+      Its result may depend on the layer's path through its variables only.
 
   Returns:
     Another, for one stack of layers that are already initialised.

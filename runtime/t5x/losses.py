@@ -16,6 +16,27 @@ class SpecialLossNormalizingFactor(enum.Enum):
   AVERAGE_PER_SEQUENCE = "average_per_sequence"
 
 
+def cross_entropy_with_logits(
+  logits: jax.Array, targets: jax.Array, z_loss: float
+) -> tuple[jax.Array, jax.Array]:
+  """Computes cross entropy, in float32, plus z_loss * (log Z)^2.
+
+  Args:
+    logits: [..., V] Unnormalised log probabilities.
+    targets: [..., V] The distribution to predict.
+    z_loss: Weight of the penalty that keeps log Z, the log of the softmax
+      denominator, near zero.
+
+  Returns:
+    [...] The loss in nats, and [...] the z-loss that it includes.
+  """
+  logits = logits.astype(jnp.float32)
+  log_z = jax.nn.logsumexp(logits, axis=-1)  # [...]
+  z_losses = z_loss * jnp.square(log_z)
+  cross_entropy = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+  return cross_entropy + z_losses, z_losses
+
+
 def compute_weighted_cross_entropy(
   logits: jax.Array,
   targets: jax.Array,
@@ -34,8 +55,7 @@ def compute_weighted_cross_entropy(
     targets: [B, S] Token ids.
     weights: [B, S] Weight of each token; None is 1 everywhere.
     label_smoothing: s, in [0, 1).
-    z_loss: Weight of the penalty (log Z)^2, which keeps log Z, the log of the
-      softmax denominator, near zero.
+    z_loss: Weight of (log Z)^2.
     loss_normalizing_factor: The divisor of both losses; None is 1.
 
   Returns:
@@ -61,10 +81,8 @@ def compute_weighted_cross_entropy(
   soft_targets = jnp.where(
     jax.nn.one_hot(targets, V, dtype=jnp.bool_), confidence, other
   )
-  logits = logits.astype(jnp.float32)
-  z_losses = z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))  # [B, S]
-  cross_entropy = -jnp.sum(soft_targets * jax.nn.log_softmax(logits), axis=-1)
-  loss = cross_entropy + z_losses - entropy
+  loss, z_losses = cross_entropy_with_logits(logits, soft_targets, z_loss)
+  loss = loss - entropy
 
   if weights is None:
     weights = jnp.ones(targets.shape)

@@ -305,7 +305,7 @@ class DecoderOnlyModel(EncoderDecoderModel):
     return_all_decodes: bool = False,
     num_decodes: PositiveInt = 1,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Decodes a batch; gin binds arguments to the method of its own class."""
+    """Decodes a batch, with arguments that gin binds to this class alone."""
     arguments = params, batch, rng, return_all_decodes, num_decodes
     return super().predict_batch_with_aux(*arguments)
 

@@ -180,6 +180,7 @@ def test_a_request_takes_the_row_of_one_that_ended(engine, prompts):
 
   decoding = Decoding(engine._programs, batch(0, 1, 2))
   decoding.advance(3)
+  assert tickets[0].done()
   assert decoding.batches[0].left == 2
   assert decoding.free == [0, 3]
   decoding.join(batch(3))

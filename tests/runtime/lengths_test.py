@@ -81,6 +81,7 @@ def test_what_is_missing_in_a_shape_is_padding():
   np.testing.assert_array_equal(lengths.count_tokens(features), [2, 1])
   one = {"encoder_input_tokens": np.array([5, 0, 6])}
   assert lengths.count_tokens(one) == 3
+  assert lengths.count_tokens({}) == 0
   taken = lengths.take(
     features, lengths.Microbatch(np.array([1]), lengths.Shape(2, 3))
   )

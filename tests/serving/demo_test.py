@@ -54,6 +54,9 @@ def test_what_was_tuned_or_changed_stays(args):
   prompt_files.save_prompt(path, np.ones((3, 192), np.float32))
   demo.defaults()
   assert len(prompt_files.load_prompt(path)[0]) == 3
+  path.write_bytes(b"half")
+  demo.defaults()
+  assert path.read_bytes() == b"half"
   path.unlink()
   full = mock.patch("os.replace", side_effect=OSError("full"))
   with full, pytest.raises(OSError, match="full"):
