@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -98,15 +99,21 @@ def device() -> tuple[str, int, bool]:
   first = jax.local_devices()[0]
   limit = (first.memory_stats() or {}).get("bytes_limit")
   memory = limit or psutil.virtual_memory().total
-  return first.platform, memory, first.platform != "cpu" or _has_amx()
+  return first.platform, memory, _multiplies_bfloat16(first)
 
 
-def _has_amx() -> bool:
-  """Returns whether the CPU has Intel's matrix units, which XLA makes use of.
+def _multiplies_bfloat16(first: Any) -> bool:
+  """Returns whether a device has units for products of bfloat16.
 
-  Without them, a step of SmolLM2 in bfloat16 took 1.4 times as long as in
-  float32.
+  CPUs have Intel's (AMX), which XLA makes use of, or none: without them, a step
+  of SmolLM2 in bfloat16 took 1.4 times as long as in float32. NVIDIA's GPUs
+  have them since compute capability 8.0; a T4 has 7.5, and XLA multiplies in
+  float32 there.
   """
+  if first.platform != "cpu":
+    older = r"[1-7]\.\d+"  # AMD's GPUs and TPUs say no number.
+    capability = getattr(first, "compute_capability", "")
+    return re.fullmatch(older, str(capability)) is None
   with contextlib.suppress(OSError):
     return "amx_bf16" in _CPU.read_text()
   return False

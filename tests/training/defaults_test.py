@@ -150,3 +150,25 @@ def test_device_has_a_platform_and_memory(monkeypatch, tmp_path, flags):
   assert platform == "cpu"
   assert memory > GIB
   assert multiplies_bfloat16 == (flags == "amx_bf16 amx_tile")
+
+
+@pytest.mark.parametrize(
+  ("capability", "expected"),
+  [
+    ("7.5", False),
+    ("8.0", True),
+    ("12.0", True),
+    ("gfx90a", True),
+    (None, True),
+  ],
+)
+def test_gpus_before_ampere_multiply_in_float32(
+  monkeypatch, capability, expected
+):
+  device = types.SimpleNamespace(
+    platform="gpu", memory_stats=lambda: {"bytes_limit": 12 * GIB}
+  )
+  if capability:
+    device.compute_capability = capability
+  monkeypatch.setattr(defaults.jax, "local_devices", lambda: [device])
+  assert defaults.device() == ("gpu", 12 * GIB, expected)
