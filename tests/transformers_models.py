@@ -107,6 +107,10 @@ FAMILIES |= {
 # The rows and layers tell a ByT5.
 _T5S: dict[str, tuple[str, dict[str, Any]]] = {
   "t5": ("T5Config", _T5),
+  "t5 1.0": (
+    "T5Config",
+    {**_T5, "feed_forward_proj": "relu", "tie_word_embeddings": True},
+  ),
   "mt5": ("MT5Config", _T5),
   "byt5": ("T5Config", {**_T5, "vocab_size": 384, "num_decoder_layers": 1}),
 }
@@ -123,7 +127,7 @@ def make(family: str, folder: pathlib.Path) -> Any:
   kind = "Seq2SeqLM" if config.is_encoder_decoder else "CausalLM"
   make_model = getattr(transformers, f"AutoModelFor{kind}").from_config
   model = make_model(config)
-  if family in _T5S:
+  if family in _T5S and not settings["tie_word_embeddings"]:
     # transformers 5 ties the head of one that is made from a configuration.
     head = torch.zeros(config.vocab_size, config.d_model)
     model.lm_head.weight = torch.nn.Parameter(head)

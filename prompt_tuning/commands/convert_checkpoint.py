@@ -5,7 +5,7 @@
   prompt-tuning convert checkpoint --from t5x RUN --to t5x OUT
   prompt-tuning convert checkpoint --from hf DIR --to int8 OUT
 
-hf   a T5 1.1, LM-adapted T5, FLAN-T5 or decoder: config.json and safetensors
+hf   a T5 (1.0, 1.1, FLAN-T5) or decoder: config.json and safetensors
 t5x  to read: anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
      base model, merged with the parameters it trained last
      to write: OUT/checkpoint_<step> of a T5, for Google's T5X too

@@ -4,7 +4,7 @@
   prompt-tuning inspect PROMPT --checkpoint=checkpoints/t5_small
 
 CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, or the folder of a
-Hugging Face T5 1.1; the two may have different formats.
+Hugging Face T5; the two may have different formats.
 
 PROMPT is anything that `convert prompt` reads, and --checkpoint its base model.
 Norms, the nearest vocabulary pieces and class labels are printed; the plot goes

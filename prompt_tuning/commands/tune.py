@@ -3,7 +3,7 @@
   prompt-tuning tune google/flan-t5-base reviews.csv
   prompt-tuning tune MODEL DATA [--output=DIR] [--gin.NAME=VALUE ...]
 
-MODEL  the folder of a Hugging Face T5 1.1, LM-adapted T5, FLAN-T5 or decoder
+MODEL  the folder of a Hugging Face T5 (1.0, 1.1, FLAN-T5, ...) or decoder
        (Llama, Mistral, SmolLM, Qwen, Gemma), its name on the hub, or a
        checkpoint of T5X's or ours
 DATA   a CSV, TSV, JSONL or Parquet file with named columns, or a data set on

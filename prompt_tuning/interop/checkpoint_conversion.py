@@ -19,7 +19,7 @@ def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
   """Opens a model, without reading a parameter yet.
 
   Args:
-    path: The folder of a Hugging Face T5 1.1 or decoder, or its name on the
+    path: The folder of a Hugging Face T5 or decoder, or its name on the
       hub, or a checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
     source_format: "hf" takes nothing else than the former two.
 

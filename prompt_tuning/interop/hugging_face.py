@@ -108,7 +108,7 @@ def _end_id(folder: pathlib.Path) -> int:
 
 
 def open_folder(path: epath.PathLike) -> BaseCheckpoint:
-  """Opens a T5 1.1 (LM-adapted, FLAN-T5, mT5, ByT5), T5Gemma, or decoder.
+  """Opens a T5 (1.0, 1.1, FLAN-T5, mT5, ByT5), T5Gemma, or decoder.
 
   Args:
     path: A folder with `config.json` and `model.safetensors`, or its shards. A
@@ -127,14 +127,11 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   tensors = safetensors_files.find(folder)
   is_t5 = isinstance(config, T5Config)
   if is_t5:
-    if _HEAD not in tensors:
-      raise ValueError(
-        f"{folder}: expected {_HEAD}, got none: its head is tied to the "
-        "embedding, as in T5 1.0, and that of a T5 1.1 is not."
-      )
     for copy in _EMBEDDING_COPIES:
       if copy in tensors:
         tensors.setdefault(_EMBEDDING, tensors.pop(copy))
+    if config.logits_via_embedding and (head := tensors.pop(_HEAD, None)):
+      _check_same(folder, head, tensors.get(_EMBEDDING, head))
   # To list the names of too many layers would take minutes.
   if (num_layers := sum(config.stacks)) > len(tensors):
     raise ValueError(
@@ -170,6 +167,18 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     metadata["fingerprint"] = content["fingerprint"]
   _exchange(arrays, folder)
   return BaseCheckpoint(str(path), found, 0, arrays, metadata)
+
+
+def _check_same(
+  folder: pathlib.Path, head: StoredArray, embedding: StoredArray
+) -> None:
+  """Checks the copy that some files have of a tied head."""
+  read = stored_arrays.read
+  if not np.array_equal(read(head), read(embedding)):
+    raise ValueError(
+      f"{folder}: expected {_HEAD} to be {_EMBEDDING}, as the embedding is the "
+      f"head by {CONFIG}."
+    )
 
 
 def _exchange(arrays: dict[str, StoredArray], folder: pathlib.Path) -> None:
@@ -263,8 +272,8 @@ def write_folder(
 
   Args:
     path: A new folder, or an empty one.
-    arrays: T5X name -> array, of a T5 1.1, a T5Gemma 1 or a decoder.
-    metadata: Unless it is a T5 1.1: its `config`, the `folder` whose other
+    arrays: T5X name -> array, of a T5, a T5Gemma 1 or a decoder.
+    metadata: Unless it is a T5: its `config`, the `folder` whose other
       files are copied, and the `fingerprint` if it is in int8.
 
   Raises:
@@ -272,11 +281,11 @@ def write_folder(
   """
   folder = local_files.local_path(path)
   local_files.check_new(folder)
-  config: Config = (metadata or {}).get("config") or dataclasses.replace(
-    config_of(arrays),
-    logits_via_embedding=False,
-    mlp_activations=("gelu", "linear"),
-  )
+  config: Config | None = (metadata or {}).get("config")
+  if config is None:
+    config = config_of(arrays)
+    is_gated = len(config.mlp_activations) > 1  # A T5 1.1, with a head.
+    config = dataclasses.replace(config, logits_via_embedding=not is_gated)
   expected = parameter_names.shapes(config)
   if problems := _differences(expected, arrays):
     way_out = (
@@ -284,7 +293,7 @@ def write_folder(
       if any("prompt" in name for name in arrays.keys() - expected.keys())
       else ""
     )
-    what = "T5 1.1" if isinstance(config, T5Config) else "model of its folder"
+    what = "T5" if isinstance(config, T5Config) else "model of its folder"
     raise ValueError(
       f"Not a {what}: {len(problems)} differences. {'; '.join(problems[:10])}."
       f"{way_out}"
@@ -297,11 +306,7 @@ def write_folder(
     )
   folder.mkdir(parents=True, exist_ok=True)
   if isinstance(config, T5Config):
-    sizes = dataclasses.asdict(config)
-    content = {
-      **t5_configs.FIXED,
-      **{name: sizes[ours] for ours, name in t5_configs.SIZES.items()},
-    }
+    content = t5_configs.content(config)
   else:
     assert metadata is not None
     source = pathlib.Path(metadata["folder"])

@@ -1,4 +1,4 @@
-"""The configuration of a T5 1.1 of Hugging Face's."""
+"""The configuration of a T5 of Hugging Face's: the first T5, or T5 1.1."""
 
 import json
 import pathlib
@@ -27,7 +27,11 @@ SIZES = {
   "num_decoder_layers": "num_decoder_layers",
   "relative_attention_num_buckets": "relative_attention_num_buckets",
 }
-# The configuration of every T5 1.1, without its sizes.
+# Hugging Face's name of the MLP -> ours: that of T5 1.0, whose head is its
+# embedding, and that of T5 1.1.
+_RELU = "relu"
+_ACTIVATIONS = {_RELU: ("relu",), "gated-gelu": ("gelu", "linear")}
+# The configuration of every T5, without what differs.
 FIXED = json.loads(
   pathlib.Path(__file__).with_name("t5_config.json").read_text()
 )
@@ -45,7 +49,7 @@ _SHAPE = {
 
 
 def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
-  """Returns the sizes of a T5 1.1.
+  """Returns the configuration of a T5 1.0 or 1.1.
 
   Args:
     file: The configuration's file, for messages.
@@ -54,36 +58,48 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
   Raises:
     ValueError: if it is another model.
   """
-  activation = config.get("feed_forward_proj", "relu")
-  if activation != "gated-gelu":
-    reason = " It is a T5 1.0: no gate, and a tied head." * (
-      activation == "relu"
-    )
+  activation = config.get("feed_forward_proj", _RELU)
+  if activation not in [*_ACTIVATIONS]:  # It may be of any type.
     raise ValueError(
-      f"{file}: expected feed_forward_proj gated-gelu, that of T5 1.1, got "
-      f"{activation}.{reason} Take a T5 1.1, an LM-adapted T5 or a FLAN-T5."
+      f"{file}: expected feed_forward_proj {' or '.join(_ACTIVATIONS)}, got "
+      f"{activation}."
     )
   # transformers 5 writes "tied" for every model, and "scaled" where it matters.
   # It never scales the output of an mT5.
   tied, scaled = "tie_word_embeddings", "scale_decoder_outputs"
   key = scaled if scaled in config else tied
-  if config["model_type"] != "mt5" and config.get(key, True):
-    head = "the embedding is the head, and " * (key == tied)
+  is_tied = config["model_type"] != "mt5" and bool(config.get(key, True))
+  if is_tied != (activation == _RELU):
     raise ValueError(
-      f"{file}: expected {key} false, got "
-      f"{str(config.get(key, 'nothing')).lower()}: {head}the decoder's output "
-      "is scaled, as in T5 1.0."
+      f"{file}: expected {key} {str(not is_tied).lower()} beside {activation}, "
+      f"got {str(is_tied).lower()}. The embedding of a T5 1.0 (relu) is its "
+      "head, for outputs that are scaled; a T5 1.1 (gated-gelu) has a head."
     )
   for name in _SETTINGS:
     expected = FIXED[name]
     if (value := config.get(name, expected)) != expected:
       raise ValueError(f"{file}: expected {name} {expected}, got {value}.")
 
-  what = "the configuration of a T5 1.1"
+  what = "the configuration of a T5"
   given = parsing.json_file(file, what, _SHAPE)
   config = {"relative_attention_num_buckets": 32, **given}
   config["num_decoder_layers"] = (
     config.get("num_decoder_layers") or config["num_layers"]
   )
   with parsing.of(file, what):
-    return T5Config(**{ours: config[name] for ours, name in SIZES.items()})
+    return T5Config(
+      **{ours: config[name] for ours, name in SIZES.items()},
+      mlp_activations=_ACTIVATIONS[activation],
+      logits_via_embedding=is_tied,
+    )
+
+
+def content(config: T5Config) -> dict[str, Any]:
+  """Returns the content of `config.json`, as transformers reads it."""
+  names = {ours: name for name, ours in _ACTIVATIONS.items()}
+  return {
+    **FIXED,
+    "feed_forward_proj": names[config.mlp_activations],
+    "tie_word_embeddings": config.logits_via_embedding,
+    **{name: getattr(config, ours) for ours, name in SIZES.items()},
+  }

@@ -33,8 +33,11 @@ from prompt_tuning.training import one_command
 from t5x.runs import command_line
 
 NAME, DECODER, DATA = "me/tiny", "me/decoder", "me/reviews"
-T5GEMMA, INT8 = "me/t5gemma", "me/int8"
+T5GEMMA, INT8, FIRST = "me/t5gemma", "me/int8", "me/t5-1.0"
 CONFIG = T5Config(192, 16, 2, 1, 1, head_dim=8, mlp_dim=20)
+CONFIG_OF_FIRST = dataclasses.replace(
+  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
+)
 FRAME = pd.DataFrame(
   [
     {"id": i, "text": f"a {x} film number {i}", "label": x}
@@ -48,7 +51,11 @@ SLOW = [
 ]
 MODELS = pytest.mark.parametrize(
   "name",
-  [NAME, *(pytest.param(x, marks=SLOW) for x in (DECODER, T5GEMMA, INT8))],
+  [
+    NAME,
+    pytest.param(FIRST, marks=pytest.mark.slow),
+    *(pytest.param(x, marks=SLOW) for x in (DECODER, T5GEMMA, INT8)),
+  ],
 )
 # A name with a point, as many models have.
 OUT = "tiny-1.7B"
@@ -74,7 +81,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_files(tmp_path_factory):
-  """Returns the files of the others: a decoder, a T5Gemma, one in int8."""
+  """Returns the files of the others: decoders, a T5Gemma, the first T5."""
   parent = tmp_path_factory.mktemp("tiny")
   for name, kind in ((DECODER, "tiny_decoder"), (T5GEMMA, "tiny_t5gemma")):
     tiny_decoder.save(parent / name, kind)
@@ -82,9 +89,10 @@ def other_files(tmp_path_factory):
       tiny_decoder.save_tokenizer(parent / name)
   model = checkpoint_conversion.open_model(str(parent / DECODER))
   checkpoint_conversion.convert(model, "int8", str(parent / INT8))
+  _write(parent / FIRST, CONFIG_OF_FIRST, FRAME["text"])
   return {
     name: {path.name: path.read_bytes() for path in (parent / name).iterdir()}
-    for name in (DECODER, T5GEMMA, INT8)
+    for name in (DECODER, T5GEMMA, INT8, FIRST)
   }
 
 
@@ -311,7 +319,7 @@ def test_seven_lines_of_python(folder, capsys, name):
   assert prompt.metadata.base_model == name
   assert len(model.generate(["a good film"], prompt=prompt, max_length=4)) == 1
   err = capsys.readouterr().err
-  rate = "1.0: better than" if name == NAME else "0.02: small, as"
+  rate = "1.0: better than" if name in (NAME, FIRST) else "0.02: small, as"
   for text in ("target label", f"RATE = {rate}", "tune: ", "accuracy"):
     assert text in err
 

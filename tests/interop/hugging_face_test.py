@@ -1,5 +1,6 @@
-"""T5 1.1 in Hugging Face's folders: round trips, and what is refused."""
+"""T5 in Hugging Face's folders: round trips, and what is refused."""
 
+import dataclasses
 import json
 import os
 import re
@@ -27,6 +28,11 @@ from t5x import checkpoints
 from t5x.formats import stored_arrays
 
 CONFIG = T5Config(32, 8, 2, 2, 1, head_dim=6, mlp_dim=20)
+# Such as google-t5/t5-small.
+FIRST = dataclasses.replace(
+  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
+)
+HEAD = "lm_head.weight"
 SHARED, WEIGHTS = "shared.weight", "model.safetensors"
 MALFORMED = b"", b"[" * 100_000, b"\xff", b"[1]"
 
@@ -65,10 +71,11 @@ def _convert(source_format, source, target_format, target, **kwargs):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
-def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype):
+@pytest.mark.parametrize("config", [CONFIG, FIRST])
+def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, config, dtype):
   # Arrays in several parts, as those of a large model are.
   monkeypatch.setattr("t5x.formats.t5x_v3._CHUNK_BYTES", 100)
-  arrays = hf_t5s.arrays(CONFIG, dtype)
+  arrays = hf_t5s.arrays(config, dtype)
   hf, again = tmp_path / "hf", tmp_path / "again"
   hugging_face.write_folder(hf, arrays)
   (hf / "spiece.model").write_bytes(b"vocabulary")
@@ -130,17 +137,36 @@ def test_copies_and_unused_tensors_are_left_out(folder):
   assert hugging_face.open_folder(folder).fingerprint == plain.fingerprint
 
 
+def test_a_copy_of_a_tied_head_is_left_out(tmp_path):
+  folder = tmp_path / "first"
+  hf_t5s.save(folder, FIRST)
+  plain, tensors = hugging_face.open_folder(folder), _tensors(folder)
+  assert HEAD not in tensors
+  _save(folder, {**tensors, HEAD: tensors[SHARED]})
+  assert hugging_face.open_folder(folder).fingerprint == plain.fingerprint
+  _save(folder, {**tensors, HEAD: tensors[SHARED] + 1})
+  with pytest.raises(
+    ValueError, match=r"expected lm_head\.weight to be shared"
+  ):
+    hugging_face.open_folder(folder)
+
+
 @pytest.mark.parametrize(
   ("config", "message"),
   [
-    ({"feed_forward_proj": "relu"}, r"got relu\. It is a T5 1\.0: no gate"),
-    ({"feed_forward_proj": None}, r"got relu\. It is a T5 1\.0"),
-    ({"feed_forward_proj": "gated-silu"}, "expected feed_forward_proj gated-g"),
-    ({"tie_word_embeddings": True}, "got true: the embedding is the head"),
-    ({"tie_word_embeddings": None}, "false, got nothing: the embedding is the"),
+    ({"feed_forward_proj": "relu"}, "embeddings true beside relu, got false"),
+    ({"feed_forward_proj": None}, "embeddings true beside relu, got false"),
+    (
+      {"feed_forward_proj": "relu", "tie_word_embeddings": True},
+      r"expected lm_head\.weight to be shared\.weight",
+    ),
+    ({"feed_forward_proj": "gated-silu"}, "relu or gated-gelu, got gated-silu"),
+    ({"feed_forward_proj": ["relu"]}, "relu or gated-gelu, got "),
+    ({"tie_word_embeddings": True}, "false beside gated-gelu, got true"),
+    ({"tie_word_embeddings": None}, "false beside gated-gelu, got true"),
     (
       {"scale_decoder_outputs": True},
-      "scale_decoder_outputs false, got true: the decoder's output is scaled",
+      "scale_decoder_outputs false beside gated-gelu, got true",
     ),
     ({"model_type": "umt5"}, "expected model_type t5, .*got umt5"),
     ({"layer_norm_epsilon": 1e-5}, "expected layer_norm_epsilon 1e-06.*1e-05"),
@@ -185,9 +211,11 @@ def test_refuses_missing_extra_and_quantised_tensors(folder):
     "shared.weight is int8, expected one of float32, float16, bfloat16",
   ):
     assert words in str(error.value)
-  del tensors["lm_head.weight"]
+  del tensors[HEAD]
   _save(folder, tensors)
-  with pytest.raises(ValueError, match="its head is tied to the embedding"):
+  with pytest.raises(
+    ValueError, match=r"lm_head\.weight: expected .* got None"
+  ):
     hugging_face.open_folder(folder)
   os.truncate(folder / WEIGHTS, 10_000)
   with pytest.raises(ValueError, match="not a safetensors file"):
