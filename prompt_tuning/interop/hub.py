@@ -20,6 +20,8 @@ _DATA_NAME = re.compile(rf"({_PART}/{_PART})(/{_PART})?")
 # format as well, and a name that is expected to be a prompt's may be a model's.
 MODEL = ("config.json", "model*.safetensors", "*.index.json", "spiece.model")
 MODEL += ("tokenizer.json", "tokenizer_config.json", "*.jinja")
+# Older models have their weights in these alone.
+_PICKLES = ("pytorch_model*.bin",)
 PROMPT = ("adapter_config.json", "adapter_model.safetensors")
 PROMPT += ("prompt.safetensors",)
 _DATA_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.parquet")
@@ -50,6 +52,9 @@ def folder(name: str, files: tuple[str, ...]) -> str:
       way to the hub.
   """
   found = _fetch(name, repo_id=name, allow_patterns=[*files])
+  if files == MODEL and not any(pathlib.Path(found).glob("*.safetensors")):
+    patterns = [*files, *_PICKLES]
+    found = _fetch(name, repo_id=name, allow_patterns=patterns)
   if not any(any(pathlib.Path(found).glob(x)) for x in files):
     raise ValueError(f"{name} on the hub has none of {', '.join(files)}.")
   return found

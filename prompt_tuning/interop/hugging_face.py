@@ -111,8 +111,9 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """Opens a T5 (1.0, 1.1, FLAN-T5, mT5, ByT5), T5Gemma, or decoder.
 
   Args:
-    path: A folder with `config.json` and `model.safetensors`, or its shards. A
-      name on the hub is OWNER/NAME; see `hub.is_name`.
+    path: A folder with `config.json` and `model.safetensors`, or else
+      `pytorch_model.bin`, or the shards of one. A name on the hub is
+      OWNER/NAME; see `hub.is_name`.
 
   Returns:
     The model under T5X's names. Its step is unknown: 0. The metadata has its
@@ -120,7 +121,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
 
   Raises:
     ValueError: if it is another model, or its weights are missing, incomplete
-      or pickled, or the hub has no such model.
+      or no tensors, or the hub has no such model.
   """
   folder = _folder(path)
   config = read_config(folder)

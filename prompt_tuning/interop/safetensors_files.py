@@ -1,4 +1,4 @@
-"""Safetensors files of a folder, read and written part by part."""
+"""The weights of a folder, read and written part by part."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -11,13 +11,13 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from prompt_tuning.interop import torch_files
 from t5x.files import parsing, safe_files
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
@@ -60,37 +60,30 @@ def exchange(array: StoredArray, axis: int, row: int) -> StoredArray:
   return dataclasses.replace(array, open=open_exchanged)
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Finds the files of weights."""
-  if (folder / INDEX).is_file():
-    what = "an index of files beside it"
-    keys = {"weight_map": dict[str, str]}
-    index = parsing.json_file(folder / INDEX, what, keys)
-    names = set(index["weight_map"].values())
-    if bad := [
-      name
-      for name in names
-      if name == ".." or pathlib.PurePath(name).name != name
-    ]:
-      raise ValueError(f"{folder / INDEX} is not {what}: it names {bad[0]!r}.")
-    files = [folder / name for name in sorted(names)]
-    if missing := [file.name for file in files if not file.is_file()]:
-      raise ValueError(
-        f"{folder} is not complete: {INDEX} names {', '.join(missing)}."
-      )
-    return files
-  if (folder / WEIGHTS).is_file():
-    return [folder / WEIGHTS]
-  pickled = [name for name in _PICKLED if (folder / name).is_file()]
-  way_out = (
-    f" {pickled[0]} is a pickle, which can run any code and is not read: load "
-    "the model with transformers, save_pretrained(...) writes safetensors."
-    if pickled
-    else ""
-  )
-  raise ValueError(
-    f"Expected {WEIGHTS} or {INDEX} in {folder}, got neither.{way_out}"
-  )
+def _files(folder: pathlib.Path, weights: str) -> list[pathlib.Path]:
+  """Finds files of weights: one, or those that an index beside them names.
+
+  Returns:
+    The files; none if there is neither.
+  """
+  file, listed = folder / weights, folder / f"{weights}.index.json"
+  if not listed.is_file():
+    return [file] if file.is_file() else []
+  what = "an index of files beside it"
+  index = parsing.json_file(listed, what, {"weight_map": dict[str, str]})
+  names = set(index["weight_map"].values())
+  if bad := [
+    name
+    for name in names
+    if name == ".." or pathlib.PurePath(name).name != name
+  ]:
+    raise ValueError(f"{listed} is not {what}: it names {bad[0]!r}.")
+  files = [folder / name for name in sorted(names)]
+  if missing := [file.name for file in files if not file.is_file()]:
+    raise ValueError(
+      f"{folder} is not complete: {listed.name} names {', '.join(missing)}."
+    )
+  return files
 
 
 def _open(file: pathlib.Path) -> Any:
@@ -99,12 +92,23 @@ def _open(file: pathlib.Path) -> Any:
 
 
 def find(folder: pathlib.Path) -> dict[str, StoredArray]:
-  """Finds the tensors in a folder's files.
+  """Finds the tensors in a folder's files, PyTorch's if it has no others.
 
   The dtype of those that cannot be read, as NumPy has none, is its name.
+
+  Raises:
+    ValueError: if there are no weights, or they are incomplete or damaged.
   """
+  files = _files(folder, WEIGHTS)
+  if not files and (others := _files(folder, torch_files.WEIGHTS)):
+    return torch_files.find(others)
+  if not files:
+    raise ValueError(
+      f"Expected {WEIGHTS} or {torch_files.WEIGHTS} in {folder}, or the index "
+      "of several such files, got neither."
+    )
   tensors = {}
-  for file in _files(folder):
+  for file in files:
     with _open(file) as weights:
       for key in sorted(weights.keys()):
         part = weights.get_slice(key)

@@ -55,6 +55,13 @@ def test_model_is_fetched_once_without_its_other_files(repositories, tmp_path):
   assert hub.folder(BASE, hub.MODEL) == str(folder)
 
 
+def test_weights_of_pytorch_are_fetched_if_there_are_no_others(repositories):
+  files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
+  repositories["models", BASE] = {**files, "tf_model.h5": b"x"}
+  folder = pathlib.Path(hub.folder(BASE, hub.MODEL))
+  assert {x.name: x.read_bytes() for x in folder.iterdir()} == files
+
+
 @pytest.mark.parametrize(
   ("names", "asked", "found"),
   [

@@ -240,8 +240,8 @@ _INDEX = r"index\.json is not an index of files beside it"
       )
     ),
     ("anything", b"", r"got neither\.$"),
-    ("pytorch_model.bin", b"", r"is a pickle.*save_pretrained\("),
-    ("pytorch_model.bin.index.json", b"", r"is a pickle.*save_pretrained\("),
+    ("pytorch_model.bin", b"", r"File is not a zip file.*save_pretrained\("),
+    ("pytorch_model.bin.index.json", b"", _INDEX),
   ],
 )
 def test_refuses_folders_without_weights(folder, name, content, message):
