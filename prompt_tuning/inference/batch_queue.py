@@ -19,17 +19,21 @@ from prompt_tuning.inference.requests import (
 Kind = Literal["generate", "beam", "rank", "embed"]
 
 
-class TooLongError(ValueError):
-  """An error for a request that fits into no shape.
+class FieldError(ValueError):
+  """An error for a request with a field that has a wrong value.
 
   Attributes:
-    param: The field that is too long; None: the input.
+    param: The field; None: the input.
   """
 
   def __init__(self, message: str, param: str | None):
     """Stores its arguments."""
     super().__init__(message)
     self.param = param
+
+
+class TooLongError(FieldError):
+  """An error for a request that fits into no shape."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Shapes:
 
     Raises:
       TooLongError: if it fits into no shape.
+      FieldError: if its beams do not fit its other fields.
     """
     prompt = 0 if self.keeps_prompts else request.prompt_length
     length = _smallest(
@@ -118,19 +123,22 @@ class Shapes:
     if not request.num_beams:
       return Shape("generate", length, steps)
     if request.temperature or request.top_log_probs or request.on_token:
-      raise ValueError(
+      raise FieldError(
         "Beam search does not support temperature, log probabilities of "
-        "tokens, or streaming."
+        "tokens, or streaming.",
+        "num_beams",
       )
     if request.num_beams not in self.beams:
-      raise ValueError(
+      raise FieldError(
         f"Expected num_beams to be {' or '.join(map(str, (0, *self.beams)))}, "
-        f"got {request.num_beams}. The server's --beams sets it."
+        f"got {request.num_beams}. The server's --beams sets it.",
+        "num_beams",
       )
     if request.max_tokens != steps:
-      raise ValueError(
+      raise FieldError(
         "The result of a beam search depends on max_tokens: expected one of "
-        f"{list(self.steps)}, got {request.max_tokens}."
+        f"{list(self.steps)}, got {request.max_tokens}.",
+        "max_tokens",
       )
     return Shape("beam", length, steps, request.num_beams)
 

@@ -12,7 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette import requests, responses
 from starlette.exceptions import HTTPException
 
-from prompt_tuning.inference.batch_queue import QueueFullError, TooLongError
+from prompt_tuning.inference.batch_queue import (
+  FieldError,
+  QueueFullError,
+  TooLongError,
+)
 from prompt_tuning.inference.engine import ClosedError
 from prompt_tuning.serving import schemas
 from prompt_tuning.tuning_jobs import jobs
@@ -75,7 +79,7 @@ def refusing(param: str | None = None) -> Iterator[None]:
   """Turns a ValueError into an ApiError that may blame a field."""
   try:
     yield
-  except TooLongError as error:
+  except FieldError as error:
     error.param = error.param or param
     raise
   except ValueError as error:
@@ -110,6 +114,8 @@ def api_error(error: BaseException) -> ApiError:
     case TooLongError(param=param):
       code = "context_length_exceeded"
       return ApiError(400, str(error), code, param or "prompt")
+    case FieldError(param=param):
+      return invalid(str(error), param)
     case QueueFullError():
       return ApiError(
         429, str(error), "queue_full", headers={"Retry-After": "1"}
