@@ -257,16 +257,20 @@ def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
   """Draws a dot and a bar of one standard deviation, by column and row."""
   view, columns = results.view, results.view.columns
   shown: list[float] = []
+  others: list[float] = []
   frozen = []
   for i, (row, label) in enumerate(results.row_labels().items()):
     shift = (i - (len(view.rows) - 1) / 2) * 0.6 / len(view.rows)
     xs = {column: x + shift for x, column in enumerate(columns)}
     points = results.line(row, xs=xs)
     _draw_dots_of(panel, points, label, styles[row])
+    bars = [y for _, mean, bar in points for y in (mean - bar, mean + bar)]
     if (view.trainable(row) or (1,))[0] == 0:
       frozen += [(x, mean, styles[row].color) for x, mean, _ in points]
+      others += bars
     else:
-      shown += [y for _, mean, bar in points for y in (mean - bar, mean + bar)]
+      shown += bars
+  shown = shown or others  # No row trains where all evaluate trained prompts.
   known = ((i, results.majority(x)) for i, x in enumerate(columns))
   majorities = {i: score for i, score in known if score is not None}
   if majorities:
