@@ -52,6 +52,23 @@ def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
   assert labels.count("Most frequent answer") == 1
 
 
+def test_dots_of_evaluations_alone_are_all_shown(tmp_path):
+  """No run trains; the most frequent answer is far below."""
+  text = made_up.edited(
+    *(made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"dots"')),
+    ("[values.task.wic]", "[values.task.wic]\nmajority = 35.0"),
+    text=OURS,
+  )
+  sheet = made_up.sheet(tmp_path, text)
+  results = made_up.results(
+    *(tmp_path, sheet, sheet.cells()),
+    best={"step": 0, "metrics": {"cb": {"accuracy": 82.0}}},
+    parameters={"trainable": 0, "frozen": 990},
+  )
+  (panel,) = figures.draw(results).axes
+  assert panel.get_ylim() == (30, 90)
+
+
 def test_parameters_are_drawn_of_methods_that_have_all_tasks(tmp_path):
   edits = (made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"parameters"'))
   sheet = made_up.sheet(tmp_path, made_up.edited(*edits, text=OURS))
