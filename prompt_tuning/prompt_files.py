@@ -4,7 +4,7 @@ A `.safetensors` file holds the array under the key `prompt` and its metadata in
 the header. A `.npy` file holds the array alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import difflib
 import hashlib
@@ -175,11 +175,17 @@ def read_tensor(
     copy.flush()
     file = safetensors.safe_open(copy.name, framework="numpy")
     keys, header = list(file.keys()), file.metadata() or {}
-    array = file.get_tensor(key) if key in keys else None
-  if array is None or len(keys) > 1:
+    check_key(path, key, keys)
+    return file.get_tensor(key), header
+
+
+def check_key(
+  path: str | os.PathLike[str], key: str, keys: Collection[str]
+) -> None:
+  """Raises ValueError unless a file has a key, and no others."""
+  if [*keys] != [key]:
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
     raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
-  return array, header
 
 
 def prompt_file_length(path: str | os.PathLike[str]) -> int:

@@ -6,7 +6,7 @@
 MODEL  the folder of a Hugging Face T5 (1.0, 1.1, FLAN-T5, ...) or decoder
        (Llama, Mistral, SmolLM, Qwen, Gemma), its name on the hub, or a
        checkpoint of T5X's or ours
-DATA   a CSV, TSV, JSONL or Parquet file with named columns, or a data set on
+DATA   a CSV, TSV, JSON or Parquet file with named columns, or a data set on
        the hub, OWNER/NAME, or a registered task
 
 Settings follow from the size of the model, the data and the device; --gin.NAME=

@@ -1,4 +1,4 @@
-"""A task of the user's own files: CSV, TSV, JSONL, Parquet; see `row_files`.
+"""A task of the user's own files: CSV, TSV, JSON, Parquet; see `row_files`.
 
   TASK = @files.file_task()
   files.file_task.train_file = "reviews.csv"

@@ -1,10 +1,10 @@
-"""Rows of CSV, TSV, JSONL and Parquet files, or tables, with named columns.
+"""Rows of CSV, TSV, JSON and Parquet files, or tables, with named columns.
 
 Every problem with a file is a ValueError that names the file, the line and the
 column.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -19,7 +19,7 @@ from etils import epath
 
 from prompt_tuning import project_files
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 # Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
 # Names of target columns, and of columns that are neither input nor target:
@@ -78,9 +78,10 @@ def read(path: Any) -> list[Row]:
 
   Args:
     path: A .csv file as spreadsheets write it, with commas or, if its header
-      has none, semicolons; a .tsv file; or a .jsonl file of objects. It is in
-      UTF-8, on a disk or at gs://. The first line of .csv and .tsv files names
-      the columns. Or a .parquet file, or a table; see `is_table`.
+      has none, semicolons; a .tsv file; or a .jsonl or .json file of objects,
+      one a line or in a list. It is in UTF-8, on a disk or at gs://. The first
+      line of .csv and .tsv files names the columns. Or a .parquet file, or a
+      table; see `is_table`.
 
   Returns:
     At least one row; each has the same columns, in the file's order.
@@ -96,8 +97,11 @@ def read(path: Any) -> list[Row]:
     rows = list(_records(where, path, names))
   elif (ending := pathlib.PurePath(path).suffix.lower()) == ".parquet":
     rows = list(_records(path, *_parquet(path)))
-  elif ending == ".jsonl":
-    rows = list(_json_lines(path, _text(path)))
+  elif ending in (".jsonl", ".json"):
+    text = _text(path)
+    is_list = ending == ".json" and text.lstrip().startswith("[")
+    records = _json_list(path, text) if is_list else _json_lines(path, text)
+    rows = list(_objects(records))
   elif ending not in SUFFIXES:
     raise ValueError(
       f"Expected a file that ends in {', '.join(SUFFIXES)}, got {path}."
@@ -301,15 +305,30 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
     ) from e
 
 
-def _json_lines(path: str, text: str) -> Iterator[Row]:
-  columns: list[str] | None = None
+def _json_lines(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
+  """Yields the place, the line and the value of each line that has one."""
   # Not splitlines(), which also splits inside strings.
   for line, content in enumerate(text.split("\n"), 1):
     if not content.strip():
       continue
     where = f"{path}, line {line}"
     with project_files.parsing(where, "a JSON object", "Mend that line."):
-      fields = json.loads(content, object_pairs_hook=_fields)
+      value = json.loads(content, object_pairs_hook=_fields)
+    yield where, line, value
+
+
+def _json_list(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
+  """Yields the place, the number and the value of each item of a list."""
+  with project_files.parsing(path, "a list of JSON objects", "Mend it."):
+    values = json.loads(text, object_pairs_hook=_fields)
+  for number, value in enumerate(values, 1):
+    yield f"{path}, row {number}", number, value
+
+
+def _objects(values: Iterable[tuple[str, int, Any]]) -> Iterator[Row]:
+  """Yields a row for each value, which are objects with the same columns."""
+  columns: list[str] | None = None
+  for where, line, fields in values:
     if not isinstance(fields, dict):
       raise ValueError(
         f"{where}: expected a JSON object, got {type(fields).__name__}."

@@ -42,7 +42,7 @@ def all_names() -> set[str]:
 def unknown(name: str, known: Collection[str]) -> str:
   """Returns a message on a task's name that is not one of the known ones."""
   text = f"No seqio task or mixture is called {name!r}."
-  if name.lower().endswith((".csv", ".tsv", ".jsonl", ".parquet")):
+  if name.lower().endswith((".csv", ".tsv", ".jsonl", ".json", ".parquet")):
     return (
       f"{text} For a file: --gin_file=gin/tasks/files.gin "
       f"--gin.TRAIN_FILE=\"'{name}'\". In Python, pass its pairs (input, "

@@ -23,8 +23,9 @@ MODEL += ("tokenizer.json", "tokenizer_config.json", "*.jinja")
 # Older models have their weights in these alone.
 _PICKLES = ("pytorch_model*.bin",)
 PROMPT = ("adapter_config.json", "adapter_model.safetensors")
-PROMPT += ("prompt.safetensors",)
-_DATA_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.parquet")
+PROMPT += ("adapter_model.bin", "prompt.safetensors")
+_DATA_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.json", "*.parquet")
+_NO_DATA = ("dataset_infos.json", "dataset_dict.json", "state.json")
 # Split -> words of a file's name that mean it.
 _SPLITS = {
   "train": ("train",),
@@ -81,6 +82,7 @@ def data_files(name: str) -> dict[str, str]:
       repo_id=matched[1],
       repo_type="dataset",
       allow_patterns=[*_DATA_FILES],
+      ignore_patterns=[f"*{x}" for x in _NO_DATA],
     ),
     (matched[2] or "").strip("/"),
   )

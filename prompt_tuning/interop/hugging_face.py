@@ -1,4 +1,4 @@
-"""Models in Hugging Face's folders: `config.json` and safetensors.
+"""Models in Hugging Face's folders: `config.json` and files of weights.
 
 A folder has the same arrays as a T5X checkpoint, under other names, and every
 matrix but the embedding is transposed. Tensors are read and written part by
@@ -26,6 +26,7 @@ from prompt_tuning.interop import (
   safetensors_files,
   t5_configs,
   t5gemma_configs,
+  weight_files,
 )
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
@@ -125,7 +126,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """
   folder = _folder(path)
   config = read_config(folder)
-  tensors = safetensors_files.find(folder)
+  tensors = weight_files.find(folder)
   is_t5 = isinstance(config, T5Config)
   if is_t5:
     for copy in _EMBEDDING_COPIES:
@@ -314,7 +315,7 @@ def write_folder(
     arrays = dict(arrays)
     _exchange(arrays, source)
     for file in (*source.glob("*.json"), *source.glob("*.jinja")):
-      if file.name not in (CONFIG, safetensors_files.INDEX):
+      if file.name != CONFIG and not file.name.endswith(weight_files.INDEX):
         shutil.copy(file, folder)
     content = json.loads((source / CONFIG).read_text())
     for name in ("torch_dtype", *_OF_INT8):

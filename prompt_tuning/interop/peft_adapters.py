@@ -1,9 +1,10 @@
 """Prompts as adapter folders of Hugging Face's PEFT, in both directions.
 
-A folder holds `adapter_config.json` and `adapter_model.safetensors`. The latter
-has one array, `prompt_embeddings`. PEFT puts the first `num_virtual_tokens` of
-its rows in front of the embedded input, as we do. Gemma multiplies embeddings
-by sqrt(H): PEFT's rows are of that size; ours are multiplied with the input.
+A folder holds `adapter_config.json` and a file with one array,
+`prompt_embeddings`: `adapter_model.safetensors` or, as PEFT wrote until 2023,
+`adapter_model.bin`. PEFT puts the first `num_virtual_tokens` of its rows in
+front of the embedded input, as we do. Gemma multiplies embeddings by sqrt(H):
+PEFT's rows are of that size; ours are multiplied with the input.
 """
 
 import dataclasses
@@ -19,13 +20,14 @@ import safetensors.numpy
 
 from prompt_tuning import project_files as whole_files
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import decoder_configs, local_files
+from prompt_tuning.interop import decoder_configs, local_files, torch_files
 from prompt_tuning.types import Array
 from t5x.files import parsing
+from t5x.formats import stored_arrays
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_PICKLED_WEIGHTS = "adapter_model.bin"
+OLD_WEIGHTS = "adapter_model.bin"
 _KEY = "prompt_embeddings"
 # In our header: whether PEFT's rows are sqrt(H) times as large as ours.
 _IS_SCALED = "is_scaled"
@@ -210,16 +212,18 @@ def load_adapter(
       f"{path}: expected base_model_name_or_path to be the name or path of a "
       f"model, got {base_model}."
     )
-  path = folder / WEIGHTS
-  if not path.is_file():
-    way_out = (
-      f" {_PICKLED_WEIGHTS} is a pickle, which is not read: load it with PEFT "
-      "and save it with safe_serialization=True."
-      if (folder / _PICKLED_WEIGHTS).is_file()
-      else ""
+  path, old = folder / WEIGHTS, folder / OLD_WEIGHTS
+  if path.is_file():
+    array, header = prompt_files.read_tensor(path, _KEY)
+  elif old.is_file():
+    path, header = old, {}
+    arrays = torch_files.find([path])
+    prompt_files.check_key(path, _KEY, arrays)
+    array = stored_arrays.read(arrays[_KEY])
+  else:
+    raise ValueError(
+      f"Expected {WEIGHTS} or {OLD_WEIGHTS} in {folder}, got neither."
     )
-    raise ValueError(f"Expected {WEIGHTS} in {folder}, got none.{way_out}")
-  array, header = prompt_files.read_tensor(path, _KEY)
   if array.ndim != 2 or not array.size or len(array) % length:
     raise ValueError(
       f"{path}: expected {_KEY} of shape [{length}, width], or a multiple of "

@@ -1,6 +1,6 @@
-"""The weights of a folder, read and written part by part."""
+"""Files of safetensors, read and written tensor by tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -11,13 +11,11 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from prompt_tuning.interop import torch_files
 from t5x.files import parsing, safe_files
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
 WEIGHTS = "model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
 _DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
@@ -60,53 +58,19 @@ def exchange(array: StoredArray, axis: int, row: int) -> StoredArray:
   return dataclasses.replace(array, open=open_exchanged)
 
 
-def _files(folder: pathlib.Path, weights: str) -> list[pathlib.Path]:
-  """Finds files of weights: one, or those that an index beside them names.
-
-  Returns:
-    The files; none if there is neither.
-  """
-  file, listed = folder / weights, folder / f"{weights}.index.json"
-  if not listed.is_file():
-    return [file] if file.is_file() else []
-  what = "an index of files beside it"
-  index = parsing.json_file(listed, what, {"weight_map": dict[str, str]})
-  names = set(index["weight_map"].values())
-  if bad := [
-    name
-    for name in names
-    if name == ".." or pathlib.PurePath(name).name != name
-  ]:
-    raise ValueError(f"{listed} is not {what}: it names {bad[0]!r}.")
-  files = [folder / name for name in sorted(names)]
-  if missing := [file.name for file in files if not file.is_file()]:
-    raise ValueError(
-      f"{folder} is not complete: {listed.name} names {', '.join(missing)}."
-    )
-  return files
-
-
 def _open(file: pathlib.Path) -> Any:
   with parsing.of(file, "a safetensors file"):
     return safetensors.safe_open(file, framework="numpy")
 
 
-def find(folder: pathlib.Path) -> dict[str, StoredArray]:
-  """Finds the tensors in a folder's files, PyTorch's if it has no others.
+def find(files: Sequence[pathlib.Path]) -> dict[str, StoredArray]:
+  """Finds the tensors of files, of which each has some.
 
   The dtype of those that cannot be read, as NumPy has none, is its name.
 
   Raises:
-    ValueError: if there are no weights, or they are incomplete or damaged.
+    ValueError: if a file is damaged.
   """
-  files = _files(folder, WEIGHTS)
-  if not files and (others := _files(folder, torch_files.WEIGHTS)):
-    return torch_files.find(others)
-  if not files:
-    raise ValueError(
-      f"Expected {WEIGHTS} or {torch_files.WEIGHTS} in {folder}, or the index "
-      "of several such files, got neither."
-    )
   tensors = {}
   for file in files:
     with _open(file) as weights:

@@ -1,4 +1,4 @@
-"""PyTorch's files of weights, `pytorch_model.bin`, read without PyTorch.
+"""PyTorch's files of weights, such as `pytorch_model.bin`, without PyTorch.
 
 Such a file is a zip archive with a pickle, which says what to call to make the
 tensors of the numbers in the other members. Python's own reader of pickles
@@ -23,7 +23,7 @@ from t5x.formats.stored_arrays import StoredArray
 
 WEIGHTS = "pytorch_model.bin"
 _REMEDY = (
-  "Load the model with transformers: save_pretrained(...) writes safetensors."
+  "Load it with transformers or PEFT: save_pretrained(...) writes safetensors."
 )
 _DTYPES = {
   "torch FloatStorage": np.dtype(np.float32),

@@ -35,6 +35,7 @@ from t5x.files import storage
 _MAX_BYTES = {
   peft_adapters.CONFIG: 64 * 2**10,
   peft_adapters.WEIGHTS: 64 * 2**20,
+  peft_adapters.OLD_WEIGHTS: 64 * 2**20,
 }
 _MAX_ENTRIES = 1000
 # The seconds between looks at the folder, on a disk and in a bucket; and, as a

@@ -72,7 +72,7 @@ class Model(FrozenModel):
     """Trains a prompt; the model does not change.
 
     Args:
-      train: Pairs (input, target) of texts; a CSV, TSV, JSONL or Parquet file,
+      train: Pairs (input, target) of texts; a CSV, TSV, JSON or Parquet file,
         a pandas.DataFrame or a datasets.Dataset, whose columns are guessed and
         printed; or the name of a seqio task, such as "super_glue_cb", with its
         own validation split.

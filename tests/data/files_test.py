@@ -262,6 +262,8 @@ ROWS = [
     ("r.TSV", 'text\tlabel\n"a ""b"", c\nd"\tgood\n\ne; f\tbad'),
     ("r.jsonl", "\n\n".join(map(json.dumps, ROWS))),
     ("r.jsonl", "\n".join(json.dumps(x, sort_keys=True) for x in ROWS)),
+    ("r.json", "\n".join(map(json.dumps, ROWS))),
+    ("r.json", json.dumps(ROWS, indent=2)),
   ],
 )
 def test_formats_hold_the_same_rows(tmp_path, name, text):
@@ -303,6 +305,13 @@ def test_lines_and_values(tmp_path):
     ("r.jsonl", b'{"a": 1, "a": 2}\n', "line 1 is .* two columns are called a"),
     ("r.csv", b'"a", "b"\n1,2\n', "line 1, column 2: .* space .* quotes"),
     ("r.jsonl", b"[" * 100_000, "line 1 is not a JSON object"),
+    ("r.json", b'[{"a": 1},\n 2]', r"r\.json, row 2: .* object, got int"),
+    ("r.json", b'[{"a": 1}, {"a": []}]', r"row 2, column a: expected text"),
+    (
+      "r.json",
+      b'[{"a": 1}\n',
+      r"r\.json is not a list of JSON objects: .*line 2",
+    ),
   ],
 )
 def test_malformed_files_are_refused_by_line_and_column(

@@ -51,7 +51,7 @@ def _hugging_face(folder: pathlib.Path) -> None:
   text = json.dumps(
     {"weight_map": dict.fromkeys(names, safetensors_files.WEIGHTS)}
   )
-  (folder / "hf" / safetensors_files.INDEX).write_text(text)
+  (folder / "hf" / f"{safetensors_files.WEIGHTS}.index.json").write_text(text)
 
 
 def _read_hugging_face(path: pathlib.Path) -> None:

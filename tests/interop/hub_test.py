@@ -66,6 +66,7 @@ def test_weights_of_pytorch_are_fetched_if_there_are_no_others(repositories):
   ("names", "asked", "found"),
   [
     (["reviews.csv"], "me/data", {"train": "reviews.csv"}),
+    (["a.json", "dataset_infos.json"], "me/data", {"train": "a.json"}),
     (
       ["data/train-00000-of-00001.parquet", "data/dev.jsonl", "README.md"],
       "me/data",

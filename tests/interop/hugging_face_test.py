@@ -20,7 +20,6 @@ from prompt_tuning.commands import console
 from prompt_tuning.interop import (
   checkpoint_conversion,
   hugging_face,
-  safetensors_files,
   t5_configs,
 )
 from prompt_tuning.models.t5.config import T5Config
@@ -34,6 +33,7 @@ FIRST = dataclasses.replace(
 )
 HEAD = "lm_head.weight"
 SHARED, WEIGHTS = "shared.weight", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 MALFORMED = b"", b"[" * 100_000, b"\xff", b"[1]"
 
 
@@ -231,11 +231,11 @@ _INDEX = r"index\.json is not an index of files beside it"
   ("name", "content", "message"),
   [
     *(
-      (safetensors_files.INDEX, content, _INDEX)
+      (INDEX, content, _INDEX)
       for content in (*MALFORMED, b"{}", b'{"weight_map": 1}', b"{")
     ),
     *(
-      (safetensors_files.INDEX, b'{"weight_map": {"a": "%s"}}' % name, message)
+      (INDEX, b'{"weight_map": {"a": "%s"}}' % name, message)
       for name, message in (
         *((x, _INDEX) for x in (b"../hf/config.json", b"/x", b"a/b", b"..")),
         (b"2.safetensors", r"complete: .* names 2\.safetensors"),

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import conformance
@@ -197,7 +198,10 @@ def test_transformers_load_what_we_write(models, tmp_path):
   if theirs.config.model_type in ("t5", "mt5"):
     checkpoint_conversion.convert(base, "t5x", str(tmp_path / "t5x"))
     base = checkpoints.open_checkpoint(str(tmp_path / "t5x"))
+  elif source := base.metadata.get("folder"):  # Other files are copied.
+    (pathlib.Path(source) / "pytorch_model.bin.index.json").write_text("{}")
   checkpoint_conversion.convert(base, "hf", str(out))
+  assert not [*out.glob("*.index.json")]
   again = type(theirs).from_pretrained(out)
   assert again.config.eos_token_id == 1
   expected, found = theirs.state_dict(), again.state_dict()
@@ -250,14 +254,18 @@ def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
   assert metadata.base_model == base.found
 
 
-def test_reads_what_peft_saves_for_a_t5(tmp_path):
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_reads_what_peft_saves_for_a_t5(is_safe, tmp_path):
   """PEFT's default keeps twice the rows; the first half is the prompt."""
   peft = pytest.importorskip("peft")
   model = peft.get_peft_model(
     transformers_models.make("t5", tmp_path / "base"),
     peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5),
   )
-  model.save_pretrained(tmp_path, save_embedding_layers=False)
+  model.save_pretrained(
+    tmp_path, safe_serialization=is_safe, save_embedding_layers=False
+  )
+  assert (tmp_path / "adapter_model.bin").exists() != is_safe
   array, metadata = peft_adapters.load_adapter(tmp_path)
   table = model.prompt_encoder["default"].embedding.weight.detach().numpy()
   assert table.shape == (10, 16)
