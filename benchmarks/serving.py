@@ -11,7 +11,8 @@ at twice that), `many` (ten thousand prompts against one), `growing` (1 to
 10,000 prompts and 1 to 64 clients, drawn in `results/serving_growth_*.png`),
 `starts` (time and memory until a server answers). The first three ask the
 engine in this process, the others a server over HTTP; `http` needs wrk.
-`--dtype=bfloat16` is for `mixed` and `http`, where it is PEFT's as well.
+`--dtype=bfloat16` is for `mixed` and `http`, where it is PEFT's as well, and
+`--processes=N` for the server of `http`.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -47,7 +48,11 @@ _PARTS = {
   "growing": growing,
   "starts": starts,
 }
-_OF_A_DTYPE = {"mixed", "http"}
+# Flags -> their defaults, and the parts that they are for.
+_OF_PARTS = {
+  "dtype": ("float32", {"mixed", "http"}),
+  "processes": (1, {"http"}),
+}
 _ROWS: dict[str, list[list[str]]] = tomllib.loads(
   pathlib.Path(__file__).with_name("traffic").joinpath("rows.toml").read_text()
 )
@@ -57,8 +62,9 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   """Runs one part and returns its record."""
   folder, checkpoint, task = pathlib.Path(scratch), args.checkpoint, args.task
   found = {"part": part, "checkpoint": checkpoint, "task": task}
-  if args.dtype != "float32":
-    found["dtype"] = args.dtype
+  for name, (default, _) in _OF_PARTS.items():
+    if (value := getattr(args, name)) != default:
+      found[name] = value
   if part == "mixed":
     number, rounds = (160, 2) if args.quick else (args.requests, 7)
     model = pt.load(checkpoint, dtype=args.dtype)
@@ -72,7 +78,9 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "http":
     sizes = (2, 3.0) if args.quick else (7, 10.0)
     model = pt.load(checkpoint, dtype=args.dtype)
-    return found | over_http.over_http(model, task, *sizes, folder)
+    return found | over_http.over_http(
+      *(model, task, *sizes, folder, args.processes)
+    )
   if part == "load":
     sizes = (100, 20.0) if args.quick else (args.prompts, args.seconds)
     return found | load.under_load(checkpoint, task, *sizes, folder)
@@ -104,11 +112,12 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
   ]
   lines, order = [], list(_PARTS)
   for record in sorted(
-    records, key=lambda x: (order.index(x["part"]), x["checkpoint"])
+    records,
+    key=lambda x: (order.index(x["part"]), x["checkpoint"], file_name(x)),
   ):
-    names = record["checkpoint"], record["task"], record.get("dtype")
+    names = record["checkpoint"], record["task"], *_variant(record)
     lines += [
-      f"## {record['part']}: {', '.join(filter(None, names))}",
+      f"## {record['part']}: {', '.join(names)}",
       "",
       f"{record['date'][:10]}, {harness.machine(record)}.",
       "",
@@ -126,12 +135,16 @@ def main() -> None:
   add("--checkpoint", default="checkpoints/ladder_m/lm_100", help="the model")
   add("--task", default="ladder_boolq", help="whose inputs are asked")
   add("--dtype", default="float32", help="of activations and weights")
+  add("--processes", type=int, default=1, help="servers at the address")
   add("--requests", type=int, default=800, help="of a turn of mixed traffic")
   add("--prompts", type=int, default=10_000, help="of load and many")
   add("--seconds", type=float, default=600.0, help="of load")
   args = parser.parse_args()
-  if args.dtype != "float32" and not {*(args.part or _PARTS)} <= _OF_A_DTYPE:
-    parser.error("Expected --dtype with --part=mixed or --part=http.")
+  for name, (default, parts) in _OF_PARTS.items():
+    if getattr(args, name) != default and not {*(args.part or _PARTS)} <= parts:
+      parser.error(
+        f"Expected --{name} with --part={' or '.join(sorted(parts))}."
+      )
   logging.set_verbosity(logging.WARNING)
   compilation_cache.enable()
   for part in [] if args.tabulate else args.part or _PARTS:
@@ -154,10 +167,17 @@ def _model(record: Mapping[str, Any]) -> str:
   return record["checkpoint"].removeprefix("checkpoints/").replace("/", "_")
 
 
+def _variant(record: Mapping[str, Any]) -> list[str]:
+  """Returns what differs from the flags' defaults."""
+  number = record.get("processes", 1)
+  names = record.get("dtype"), f"{number} processes" * (number > 1)
+  return [*filter(None, names)]
+
+
 def file_name(record: Mapping[str, Any]) -> str:
   """Returns the name of a record's file, without its suffix."""
-  names = record["part"], _model(record), record.get("dtype")
-  return "_".join(filter(None, names))
+  names = record["part"], _model(record), *_variant(record)
+  return "_".join(names).replace(" ", "_")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import prompt_tuning
 
 # A room imports only from its own row and the rows above it.
 LIBRARY = (
-  ("types", "project_files"),
+  ("types", "project_files", "cores"),
   ("prompts", "masks", "injections", "prompt_files"),
   ("methods",),
   ("models",),

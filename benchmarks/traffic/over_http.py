@@ -43,6 +43,7 @@ def over_http(
   rounds: int,
   seconds: float,
   folder: pathlib.Path,
+  processes: int = 1,
 ) -> dict[str, Any]:
   """Compares a server, its engine in this process, and PEFT, in turns.
 
@@ -56,6 +57,7 @@ def over_http(
     rounds: Turns of each side.
     seconds: Of a turn.
     folder: For prompts and PEFT's files.
+    processes: Of the server.
 
   Returns:
     Answers a second of each turn, and wrk's requests that failed.
@@ -87,6 +89,7 @@ def over_http(
     (ticket,) = engine.submit([request])
     ticket.result()
 
+  flags = (*flags, f"--processes={processes}")
   server = servers.Server(model.checkpoint, folder, *flags)
   try:
     server.start()

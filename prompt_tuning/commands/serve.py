@@ -15,9 +15,15 @@ import pathlib
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning.serving import server
+  args = complete(args)
+  if args.processes > 1:
+    from prompt_tuning.serving import processes
 
-  server.serve(complete(args))
+    processes.serve(args)
+  else:
+    from prompt_tuning.serving import server
+
+    server.serve(args)
 
 
 def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:

@@ -4,7 +4,7 @@ Only records tell which cells are done, so a launcher can be killed at any
 moment and started again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 import fnmatch
 import functools
@@ -16,6 +16,7 @@ import sys
 import tqdm
 
 import prompt_tuning
+from prompt_tuning import cores
 from prompt_tuning.experiments import sheets
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.records import Archive
@@ -119,26 +120,6 @@ def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
   return [x for x in todo if not x.last], [x for x in todo if x.last]
 
 
-def shares_of_cores(jobs: int) -> list[Collection[int]]:
-  """Divides the cores of this machine among jobs that run at once.
-
-  Processes that each start a thread for every core would wait for each other.
-
-  Args:
-    jobs: Number of jobs.
-
-  Returns:
-    The numbers of each job's cores; empty, which means all cores, for a single
-    job or for more jobs than cores.
-  """
-  affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
-  cores = sorted(affinity(0)) if affinity else []
-  size = len(cores) // jobs
-  if jobs == 1 or not size:
-    return [()] * jobs
-  return [cores[i * size : (i + 1) * size] for i in range(jobs)]
-
-
 def launch(
   cells: Sequence[Cell],
   workspace: Workspace,
@@ -166,7 +147,7 @@ def launch(
   total = len({archive.configuration(cell).hash for cell in cells})
   processes = Processes()
   outcomes: list[Outcome] = []
-  shares = iter(shares_of_cores(jobs))
+  shares = iter(cores.shares(jobs))
 
   def take_cores() -> None:
     if share := next(shares):  # The processes of this thread inherit it.

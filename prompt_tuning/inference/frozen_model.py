@@ -17,7 +17,7 @@ import seqio
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.chat_templates import Message
-from prompt_tuning.inference import base_models, ranking
+from prompt_tuning.inference import base_models, ranking, shared_arrays
 from prompt_tuning.inference.programs import Network
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import hugging_face, parameter_names
@@ -59,6 +59,8 @@ class FrozenModel:
     config: Sizes of the network.
     vocabulary: Of inputs and targets.
     network: Its functions, to be compiled.
+    shared_folder: The folder through which processes of a CPU share its arrays,
+      if they do: see `shared_arrays`. Set it before the weights are needed.
   """
 
   def __init__(
@@ -78,6 +80,7 @@ class FrozenModel:
       self.network.search, static_argnames=("steps", "beams")
     )
     self._score = jax.jit(self.network.score)
+    self.shared_folder: str | None = None
     self._lock = threading.Lock()
     self._in_memory: base_models.CheckpointInMemory | None = None
 
@@ -189,7 +192,10 @@ class FrozenModel:
         for name, x in base.arrays.items():
           held = x.dtype if x.dtype == np.int8 else dtype
           targets[name] = jax.ShapeDtypeStruct(x.shape, held, sharding=device)
-        read = base.read(targets)
+        if self.shared_folder is None:
+          read = base.read(targets)
+        else:
+          read = shared_arrays.read(base, targets, self.shared_folder)
         self._in_memory = base_models.CheckpointInMemory(
           base.path, base.found, base.step, base.arrays, base.metadata, read
         )

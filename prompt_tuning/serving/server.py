@@ -11,6 +11,7 @@ import sys
 import types
 
 from absl import logging
+import jax
 from starlette.types import ASGIApp
 import uvicorn
 from uvicorn.protocols.http import httptools_impl
@@ -19,6 +20,7 @@ import prompt_tuning as pt
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.serving import access_log, app, demo, tenants
+from prompt_tuning.serving.listening import listen
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
@@ -30,49 +32,46 @@ from prompt_tuning.tuning_jobs.worker import OF_MODEL, Supervisor
 _MOST_HEAD = 2**19
 
 
-def serve(options: argparse.Namespace) -> None:
+def serve(
+  options: argparse.Namespace,
+  number: int | None = None,
+  shared_folder: str | None = None,
+) -> None:
   """Serves until the process gets a signal.
 
   Args:
     options: Values of the flags of `prompt-tuning serve`.
+    number: The server's among several at one port, from 1: see `processes`.
+    shared_folder: The folder through which those share the model's arrays.
 
   Raises:
     ValueError: if an option or a file that one names is wrong.
     OSError: if a file cannot be read.
   """
   logging.set_verbosity(logging.WARNING)
-  with listen(options.host, options.port) as listener:  # It fails at once.
+  host, port = options.host, options.port
+  with contextlib.ExitStack() as stack:  # A port that is taken fails at once.
+    own = listen(host, port + (number or 0))
+    listeners = [stack.enter_context(own)]
+    if number is not None:
+      listeners.append(stack.enter_context(listen(host, port, is_shared=True)))
     if options.access_log:
       access_log.write_to(options.access_log)
-    service = make_service(options)
+    service = make_service(options, shared_folder)
+    service.is_one_of_several = number is not None
     # Until here, INFO would have been notes on reading a checkpoint.
     logging.set_verbosity(logging.INFO)
     if options.demo and options.jobs:
       files = demo.data_sets(service.engine.model, options.jobs)
       logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    port = listener.getsockname()[1]
-    logging.info("Serving %s: http://%s:%d/", service.base, host, port)
+    shown = f"[{host}]" if ":" in host else host
+    ports = [listener.getsockname()[1] for listener in reversed(listeners)]
+    text = " and, alone, ".join(f"http://{shown}:{port}/" for port in ports)
+    logging.info("Serving %s: %s", service.base, text)
     server = _Server(make_config(options, app.make(service)), service)
     # uvicorn has ended all answers when it repeats the signal.
     with contextlib.suppress(KeyboardInterrupt):
-      server.run([listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-  """Takes the server's port.
-
-  Raises:
-    ValueError: if it is not free, or this machine has no such address.
-  """
-  if not 0 <= port < 2**16:
-    raise ValueError(f"Expected --port from 0 to 65535, got {port}.")
-  family = socket.AF_INET6 if ":" in host else socket.AF_INET
-  try:
-    return socket.create_server((host, port), family=family)
-  except OSError as error:
-    message = f"--host={host} --port={port} cannot be used: {error}."
-    raise ValueError(message) from None
+      server.run(listeners)
 
 
 def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
@@ -120,6 +119,12 @@ class _Server(uvicorn.Server):
     super().__init__(config)
     self._service = service
 
+  async def on_tick(self, counter: int) -> bool:
+    """Ends the server if others answer, and its engine cannot."""
+    failed = self._service.engine.failure is not None
+    ends = failed and self._service.is_one_of_several
+    return await super().on_tick(counter) or ends
+
   def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
     self._service.is_stopping = True
     if (supervisor := self._service.supervisor) is not None:
@@ -127,8 +132,14 @@ class _Server(uvicorn.Server):
     super().handle_exit(signal.Signals(sig), frame)
 
 
-def make_service(options: argparse.Namespace) -> Service:
+def make_service(
+  options: argparse.Namespace, shared_folder: str | None = None
+) -> Service:
   """Returns the service: the model, its engine, its prompts and its jobs.
+
+  Args:
+    options: Values of the flags of `prompt-tuning serve`.
+    shared_folder: As for `serve`.
 
   Raises:
     ValueError: if an option, the checkpoint or the folder of jobs is wrong.
@@ -156,6 +167,9 @@ def make_service(options: argparse.Namespace) -> Service:
     patience=options.patience,
   )
   model = pt.load(**{name: getattr(options, name) for name in OF_MODEL})
+  model.shared_folder = shared_folder
+  if shared_folder and (platform := jax.default_backend()) != "cpu":
+    raise ValueError(f"--processes is for CPUs, and JAX uses a {platform}.")
   metrics = Metrics()
   engine = Engine(model, settings, metrics.count_batch)
   base = options.name or model.name

@@ -162,6 +162,8 @@ class Service:
       "input", a text.
     started: The start, in seconds since 1970.
     is_stopping: Whether the server is about to end: endless streams then end.
+    is_one_of_several: Whether other servers answer at its address: it then
+      takes no requests before its engine answers.
     prompt_threads: The threads that change prompts.
     job_threads: The threads that use the store of jobs.
   """
@@ -176,6 +178,7 @@ class Service:
   examples: Sequence[dict[str, str]] = ()
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
+  is_one_of_several: bool = False
   prompt_threads: FolderThreads = dataclasses.field(
     default_factory=lambda: FolderThreads("prompts")
   )
@@ -309,6 +312,10 @@ class Service:
     """Runs the engine and the supervisor while an application runs."""
     starting = asyncio.create_task(asyncio.to_thread(self._start))
     try:
+      if self.is_one_of_several:
+        await starting
+        if self.engine.failure is not None:
+          raise self.engine.failure
       yield
     finally:
       self.is_stopping = True

@@ -12,6 +12,7 @@ import pytest
 import slurm
 import started
 
+from prompt_tuning import cores
 from prompt_tuning.commands import console
 from prompt_tuning.experiments import launching, running
 
@@ -77,7 +78,7 @@ def test_second_launcher_passes_over_what_the_first_runs(place, monkeypatch):
 
 def test_jobs_share_the_cores(monkeypatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {7, 2, 3, 5})
-  assert [launching.shares_of_cores(jobs) for jobs in (1, 2, 3, 5)] == [
+  assert [cores.shares(jobs) for jobs in (1, 2, 3, 5)] == [
     [()],
     [[2, 3], [5, 7]],
     [[2], [3], [5]],
@@ -88,7 +89,7 @@ def test_jobs_share_the_cores(monkeypatch):
 def test_a_job_runs_on_its_own_cores(place, monkeypatch):
   cell, *_ = counting.cells(place)
   every = os.sched_getaffinity(0)
-  monkeypatch.setattr(launching, "shares_of_cores", lambda jobs: [[min(every)]])
+  monkeypatch.setattr(cores, "shares", lambda jobs: [[min(every)]])
   launching.launch([cell], place)
   assert (place.folder(cell) / "cores").read_text() == f"[{min(every)}]"
   assert os.sched_getaffinity(0) == every

@@ -1,0 +1,31 @@
+"""The ports that servers take, alone or together."""
+
+import socket
+
+
+def listen(host: str, port: int, is_shared: bool = False) -> socket.socket:
+  """Takes a port.
+
+  Args:
+    host: An address of this machine.
+    port: The port; 0 for a free one.
+    is_shared: Whether other processes may take it, too. Each connection then
+      goes to one of those that listen, which this one does not yet.
+
+  Raises:
+    ValueError: if it is not free, or this machine has no such address.
+  """
+  if not 0 <= port < 2**16:
+    raise ValueError(f"Expected --port from 0 to 65535, got {port}.")
+  family = socket.AF_INET6 if ":" in host else socket.AF_INET
+  try:
+    if not is_shared:
+      return socket.create_server((host, port), family=family)
+    shared = socket.socket(family)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+      shared.setsockopt(socket.SOL_SOCKET, option, 1)
+    shared.bind((host, port))
+    return shared
+  except OSError as error:
+    message = f"--host={host} --port={port} cannot be used: {error}."
+    raise ValueError(message) from None
