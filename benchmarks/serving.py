@@ -8,7 +8,8 @@ for each request), `equality` (answers under load against `t5x.infer`'s),
 `http` (wrk's clients against the engine in this process, and against PEFT),
 `load` (a server of ten thousand prompts at the highest sustainable rate, then
 at twice that), `many` (ten thousand prompts against one), `growing` (1 to
-10,000 prompts and 1 to 64 clients, drawn in `results/serving_growth_*.png`),
+10,000 prompts, 1 to 64 clients and 1 to 32 processes, at most as many as cores,
+drawn in `results/serving_growth_*.png`),
 `starts` (time and memory until a server answers). The first three ask the
 engine in this process, the others a server over HTTP; `http` needs wrk.
 `--dtype=bfloat16` is for `mixed` and `http`, where it is PEFT's as well, and
@@ -24,6 +25,7 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 import argparse
 from collections.abc import Iterable, Mapping
+import os
 import pathlib
 import tempfile
 import tomllib
@@ -90,7 +92,9 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "growing":
     prompts = [1, 10] if args.quick else [1, 10, 100, 1000, 10_000]
     clients = [1, 4] if args.quick else [1, 2, 4, 8, 16, 32, 64]
-    sizes = (prompts, clients, 2.0 if args.quick else 15.0)
+    cores = len(os.sched_getaffinity(0))
+    processes = [x for x in (1, 2, 4, 8, 16, 32) if x <= cores]
+    sizes = (prompts, clients, processes, 2.0 if args.quick else 15.0)
     return found | growing.growing(checkpoint, task, *sizes, folder)
   return found | starts.starts(checkpoint, folder)
 

@@ -92,11 +92,17 @@ def test_growth_of_a_server_is_drawn():
     "start_seconds": [8, 9],
     "megabytes": [700, 800],
     "rates": [40, 30],
+    "processes": [1, 2],
+    "rates_of_processes": [7, 8],
+    "megabytes_of_processes": [300, 500],
   }
   page = growing.draw(record)
   drawn = [x.lines[0].get_ydata().tolist() for x in page.axes]
-  assert drawn == [[8, 9], [700, 800], [40, 30], [5, 9]]
-  assert page.axes[-1].lines[0].get_xdata().tolist() == [1, 2]
+  assert drawn == [
+    *([8, 9], [700, 800], [40, 30], [5, 9]),
+    *([7, 8], [300, 500]),
+  ]
+  assert page.axes[3].lines[0].get_xdata().tolist() == [1, 2]
 
 
 def test_a_rate_counts_the_time_of_the_last_answers():

@@ -1,4 +1,4 @@
-"""A server as its prompts and its clients grow in number."""
+"""A server as its prompts, its clients and its processes grow in number."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -11,13 +11,17 @@ from traffic import mixed, servers
 from traffic.servers import Server
 
 _CLIENTS = 32
-# The prompts that are served while the clients grow.
+# The prompts that are served while the others grow.
 _PROMPTS = 100
-# Of the panels: the field and the label of the vertical axis.
-_OF_PROMPTS = (
-  ("start_seconds", "seconds until the server answers"),
-  ("megabytes", "memory of the server, MB"),
-  ("rates", f"requests a second, {_CLIENTS} clients"),
+_RATE = f"requests a second, {_CLIENTS} clients"
+# Of the panels: the fields of the axes, and the label of the vertical one.
+_PANELS = (
+  ("prompts", "start_seconds", "seconds until the server answers"),
+  ("prompts", "megabytes", "memory of the server, MB"),
+  ("prompts", "rates", _RATE),
+  ("clients", "rates_of_clients", "requests a second"),
+  ("processes", "rates_of_processes", _RATE),
+  ("processes", "megabytes_of_processes", "memory of the servers, MB"),
 )
 
 
@@ -26,6 +30,7 @@ def growing(
   task: str,
   prompts: Sequence[int],
   clients: Sequence[int],
+  processes: Sequence[int],
   seconds: float,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
@@ -36,24 +41,26 @@ def growing(
     task: The task of the inputs.
     prompts: Rising numbers of prompts of 20 positions, all asked evenly.
     clients: Numbers of clients that each send once they are answered.
+    processes: Numbers of processes of a server.
     seconds: Of a measurement.
     folder: For the prompts.
 
   Returns:
     For each number of prompts, the seconds of the start, the server's memory
-    after the requests, and answers a second; these for each number of clients.
+    after the requests, and answers a second; the last for each number of
+    clients; and the last two for each number of processes.
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
   found = mixed.make_prompts(model, [mixed.POSITIONS] * prompts[-1])
   server, saved = Server(checkpoint, folder), 0
 
-  def rate(number: int, clients: int) -> float:
+  def rate(number: int, clients: int = _CLIENTS) -> float:
     traffic = servers.Traffic(server, texts, [1] * number)
     return traffic.as_fast_as_answered(clients, seconds)
 
   record: dict[str, Any] = {"prompts": prompts, "clients": clients}
-  record |= {name: [] for name, _ in _OF_PROMPTS} | {"rates_of_clients": []}
+  record |= {"processes": processes} | {name: [] for _, name, _ in _PANELS}
   try:
     server.start()  # Which may compile.
     server.stop()
@@ -61,14 +68,22 @@ def growing(
       mixed.save_prompts(found[saved:number], folder)
       saved = number
       record["start_seconds"].append(server.start())
-      rate(number, _CLIENTS)  # Loads the prompts.
-      record["rates"].append(rate(number, _CLIENTS))
+      rate(number)  # Loads the prompts.
+      record["rates"].append(rate(number))
       record["megabytes"].append(server.resident_bytes / 1e6)
       server.stop()
     server.start()
     served = min(_PROMPTS, saved)
-    rate(served, _CLIENTS)
+    rate(served)
     record["rates_of_clients"] = [rate(served, x) for x in clients]
+    for number in processes:
+      server.stop()
+      words = (*servers.SHORT, f"--processes={number}")
+      server = Server(checkpoint, folder, *words)
+      server.start()
+      rate(served)
+      record["rates_of_processes"].append(rate(served))
+      record["megabytes_of_processes"].append(server.own_bytes / 1e6)
     return record
   finally:
     server.stop()
@@ -81,16 +96,16 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(record: Mapping[str, Any]) -> figure.Figure:
-  """Draws start, memory and rate against prompts, and rate against clients."""
-  page = figure.Figure(figsize=(13, 3.5), layout="constrained")
-  *panels, last = page.subplots(1, len(_OF_PROMPTS) + 1)
-  for panel, (name, label) in zip(panels, _OF_PROMPTS, strict=True):
-    panel.semilogx(record["prompts"], record[name], "o-")
-    panel.set(xlabel="prompts", ylabel=label)
-  last.semilogx(record["clients"], record["rates_of_clients"], "o-", base=2)
-  last.set_xticks(record["clients"], record["clients"])
-  last.set(xlabel=f"clients, {_PROMPTS} prompts", ylabel="requests a second")
-  for panel in (*panels, last):
-    panel.set_ylim(0, 1.1 * max(panel.lines[0].get_ydata()))
+  """Draws what grows with prompts, clients and processes, a panel for each."""
+  page = figure.Figure(figsize=(10, 6), layout="constrained")
+  panels = page.subplots(2, len(_PANELS) // 2).flat
+  for panel, (over, name, label) in zip(panels, _PANELS, strict=True):
+    panel.semilogx(record[over], record[name], "o-")
+    panel.set(xlabel=over, ylabel=label)
+    if over != "prompts":
+      panel.set_xlabel(f"{over}, {_PROMPTS} prompts")
+      panel.set_xticks(record[over], record[over], minor=False)
+      panel.set_xticks([], minor=True)
+    panel.set_ylim(0, 1.1 * max(record[name]))
     panel.grid(alpha=0.3)
   return page

@@ -111,15 +111,30 @@ class Server:
     return harness.process_bytes("VmRSS", pid=self._process.pid)
 
   @property
+  def own_bytes(self) -> int:
+    """Returns the bytes in memory of all its processes.
+
+    Pages that several processes map count in part for each.
+    """
+    return sum(
+      harness.process_bytes("Pss", "smaps_rollup", pid)
+      for pid in (self._process.pid, *self._children)
+    )
+
+  @property
   def worker(self) -> int:
     """Returns the process id of its only worker."""
+    (worker,) = self._children
+    return worker
+
+  @property
+  def _children(self) -> set[int]:
     threads = pathlib.Path(f"/proc/{self._process.pid}/task")
-    (worker,) = {
-      child
+    return {
+      int(child)
       for path in threads.glob("*/children")
       for child in path.read_text().split()
     }
-    return int(worker)
 
   def metric(self, name: str) -> float:
     """Reads a metric without labels."""

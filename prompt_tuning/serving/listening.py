@@ -22,8 +22,14 @@ def listen(host: str, port: int, is_shared: bool = False) -> socket.socket:
     if not is_shared:
       return socket.create_server((host, port), family=family)
     shared = socket.socket(family)
-    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-      shared.setsockopt(socket.SOL_SOCKET, option, 1)
+    options = [
+      (socket.SOL_SOCKET, socket.SO_REUSEADDR),
+      (socket.SOL_SOCKET, socket.SO_REUSEPORT),
+    ]
+    if family == socket.AF_INET6:  # As `create_server` has it.
+      options.append((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    for level, option in options:
+      shared.setsockopt(level, option, 1)
     shared.bind((host, port))
     return shared
   except OSError as error:
