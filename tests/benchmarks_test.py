@@ -92,7 +92,7 @@ def test_growth_of_a_server_is_drawn():
     "start_seconds": [8, 9],
     "megabytes": [700, 800],
     "rates": [40, 30],
-    "processes": [1, 2],
+    "numbers_of_processes": [1, 2],
     "rates_of_processes": [7, 8],
     "megabytes_of_processes": [300, 500],
   }

@@ -20,8 +20,8 @@ _PANELS = (
   ("prompts", "megabytes", "memory of the server, MB"),
   ("prompts", "rates", _RATE),
   ("clients", "rates_of_clients", "requests a second"),
-  ("processes", "rates_of_processes", _RATE),
-  ("processes", "megabytes_of_processes", "memory of the servers, MB"),
+  ("numbers_of_processes", "rates_of_processes", _RATE),
+  ("numbers_of_processes", "megabytes_of_processes", "memory of all, MB"),
 )
 
 
@@ -60,7 +60,7 @@ def growing(
     return traffic.as_fast_as_answered(clients, seconds)
 
   record: dict[str, Any] = {"prompts": prompts, "clients": clients}
-  record |= {"processes": processes} | {name: [] for _, name, _ in _PANELS}
+  record |= {"numbers_of_processes": processes} | {name: [] for _, name, _ in _PANELS}
   try:
     server.start()  # Which may compile.
     server.stop()
@@ -103,9 +103,10 @@ def draw(record: Mapping[str, Any]) -> figure.Figure:
     panel.semilogx(record[over], record[name], "o-")
     panel.set(xlabel=over, ylabel=label)
     if over != "prompts":
-      panel.set_xlabel(f"{over}, {_PROMPTS} prompts")
+      name = over.removeprefix("numbers_of_")
+      panel.set_xlabel(f"{name}, {_PROMPTS} prompts")
       panel.set_xticks(record[over], record[over], minor=False)
       panel.set_xticks([], minor=True)
-    panel.set_ylim(0, 1.1 * max(record[name]))
+    panel.set_ylim(0, 1.1 * max(panel.lines[0].get_ydata()))
     panel.grid(alpha=0.3)
   return page
