@@ -60,7 +60,9 @@ def growing(
     return traffic.as_fast_as_answered(clients, seconds)
 
   record: dict[str, Any] = {"prompts": prompts, "clients": clients}
-  record |= {"numbers_of_processes": processes} | {name: [] for _, name, _ in _PANELS}
+  record |= {"numbers_of_processes": processes} | {
+    name: [] for _, name, _ in _PANELS
+  }
   try:
     server.start()  # Which may compile.
     server.stop()
