@@ -92,7 +92,7 @@ def save_prompt(
   """
   path = epath.Path(path)
   array = checked(np.asarray(prompt), path)
-  project_files.write(path, content(array, metadata, _suffix(path)))
+  project_files.write(path, content(array, metadata, suffix_of(path)))
 
 
 def content(
@@ -134,7 +134,7 @@ def load_prompt(
   magic = np.lib.format.MAGIC_PREFIX
   with path.open("rb") as file:
     is_numpy = file.read(len(magic)) == magic
-  if is_numpy or _suffix(path) == ".npy":
+  if is_numpy or suffix_of(path) == ".npy":
     return checked(_read_numpy(path), path), None
   array, header = read_tensor(path, _KEY)
   array = checked(array, path)
@@ -259,7 +259,13 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
   return array
 
 
-def _suffix(path: epath.Path) -> str:
+def suffix_of(path: str | os.PathLike[str]) -> str:
+  """Returns the suffix of a prompt file.
+
+  Raises:
+    ValueError: if the path has another one.
+  """
+  path = epath.Path(path)
   if path.suffix not in SUFFIXES:
     raise ValueError(
       f"{path}: expected a prompt file that ends in {' or '.join(SUFFIXES)}."

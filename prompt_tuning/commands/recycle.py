@@ -16,9 +16,11 @@ from prompt_tuning.commands import options
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
+  from prompt_tuning import prompt_files
   from prompt_tuning.inference import recycling
   from prompt_tuning.inference.requests import TunedPrompt
 
+  prompt_files.suffix_of(args.output)  # Refused before anything is computed.
   old = options.load_frozen(args, args.source)
   new = options.load_frozen(args, args.target)
   moved = recycling.move(

@@ -120,6 +120,8 @@ def _check_layout(
       f"{axis} has {len(some)} values, but only those of a seed may be "
       "averaged: name it in the layout's rows, columns or mean_over"
     )
+  if layout.mean_column and layout.mean_over:
+    raise ValueError("mean_column: expected tasks as columns, and no mean_over")
   if layout.panels and (layout.figure, layout.mean_over) != ("lines", "task"):
     raise ValueError('panels: expected figure = "lines" and mean_over = "task"')
   repeats = len(values.get(SEED, ())) > 1 and SEED not in layout.rows

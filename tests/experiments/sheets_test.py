@@ -72,6 +72,11 @@ def test_command_of_a_cell(tmp_path):
     ),
     (
       "[layout]",
+      '[layout]\nmean_column = true\nmean_over = "method"',
+      "mean_column: expected tasks as columns",
+    ),
+    (
+      "[layout]",
       '[values.task.cb]\nprogram = "evil"\n[layout]',
       "prompt-cb-seed0: no program evil; there is",
     ),

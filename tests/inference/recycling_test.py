@@ -105,3 +105,7 @@ def test_command(tmp_path, capsys):
   assert console.main(words) == 0
   width = TunedPrompt.load(out).array.shape[1]
   assert f"prompt of 2 x {width} for " in capsys.readouterr().out
+  # Another suffix is refused before a model is read.
+  words[3], words[6] = "no_model", f"--output={tmp_path / 'out.txt'}"
+  assert console.main(words) == 1
+  assert "ends in .safetensors or .npy" in capsys.readouterr().err
