@@ -6,15 +6,18 @@ import re
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import injections
 from prompt_tuning.interop import sentencepiece_model
 from prompt_tuning.models.config import TOKEN_EMBEDDING
-from prompt_tuning.models.layers import Config
+from prompt_tuning.models.layers import TRANSPOSED, Config
 from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import int8, stored_arrays
+
+_KERNEL = "/kernel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class CheckpointInMemory(checkpoints.BaseCheckpoint):
   """A checkpoint whose parameters have been read.
 
   Attributes:
-    params: Path of the parameter -> array, on one device.
+    params: As `read_for_decoding` returns them.
   """
 
   params: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
@@ -30,13 +33,47 @@ class CheckpointInMemory(checkpoints.BaseCheckpoint):
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
   ) -> dict[str, jax.Array]:
-    """Returns parameters, without a copy where dtype and place fit already."""
-    return {
-      name: jax.device_put(
-        self.params[name].astype(target.dtype), target.sharding
-      )
-      for name, target in targets.items()
-    }
+    """Returns parameters, without a copy where all fits already.
+
+    Those that lie otherwise are copied.
+    """
+
+    def read(name: str, target: jax.ShapeDtypeStruct) -> jax.Array:
+      array = self.params.get(name)
+      if array is None:
+        array = self.params[_transposed(name)].T
+      return jax.device_put(array.astype(target.dtype), target.sharding)
+
+    return {name: read(name, target) for name, target in targets.items()}
+
+
+def read_for_decoding(
+  base: checkpoints.BaseCheckpoint,
+  targets: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+  """Reads the parameters of a checkpoint as `inference` wants them.
+
+  Args:
+    base: The checkpoint.
+    targets: Name -> shape, dtype and sharding.
+
+  Returns:
+    Name -> array. On a CPU, kernels of bfloat16 lie [out, in] and have the name
+    `layers.TRANSPOSED`.
+  """
+  arrays = base.read(targets)
+  if jax.default_backend() != "cpu":
+    return arrays
+  for name in list(arrays):
+    array = arrays[name]
+    is_kernel = name.endswith(_KERNEL) and array.ndim == 2
+    if is_kernel and array.dtype == jnp.bfloat16:
+      arrays[_transposed(name)] = arrays.pop(name).T
+  return arrays
+
+
+def _transposed(name: str) -> str:
+  return f"{name.removesuffix(_KERNEL)}/{TRANSPOSED}"
 
 
 def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:

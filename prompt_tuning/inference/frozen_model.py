@@ -192,12 +192,11 @@ class FrozenModel:
         for name, x in base.arrays.items():
           held = x.dtype if x.dtype == np.int8 else dtype
           targets[name] = jax.ShapeDtypeStruct(x.shape, held, sharding=device)
-        if self.shared_folder is None:
-          read = base.read(targets)
-        else:
-          read = shared_arrays.read(base, targets, self.shared_folder)
+        read = functools.partial(base_models.read_for_decoding, base, targets)
+        folder = self.shared_folder
+        arrays = read() if folder is None else shared_arrays.made(read, folder)
         self._in_memory = base_models.CheckpointInMemory(
-          base.path, base.found, base.step, base.arrays, base.metadata, read
+          base.path, base.found, base.step, base.arrays, base.metadata, arrays
         )
       return self._in_memory
 

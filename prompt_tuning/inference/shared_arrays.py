@@ -4,47 +4,48 @@ They are files of NumPy's, which the first process writes and all map: the
 system holds their pages once. JAX on a CPU uses a mapped array as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import json
 import os
 import pathlib
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from t5x import checkpoints
-
-_DONE = "done"
+_INDEX = "arrays.json"
 
 
-def read(
-  base: checkpoints.BaseCheckpoint,
-  targets: Mapping[str, jax.ShapeDtypeStruct],
+def made(
+  make: Callable[[], Mapping[str, jax.Array]],
   folder: str | os.PathLike[str],
 ) -> dict[str, jax.Array]:
-  """Reads a model's arrays.
+  """Returns the arrays that the first process makes.
 
   Args:
-    base: The model.
-    targets: Name -> dtype, and sharding, which is one device of a CPU.
-    folder: A new folder, or one that another process has used for this model;
-      it must stay as it is.
+    make: Returns name -> array, on one device of a CPU.
+    folder: A new folder, or one that another process has used for these; it
+      must stay as it is.
 
   Returns:
     Name -> array.
   """
   folder = pathlib.Path(folder)
-  files = {name: folder / f"{i}.npy" for i, name in enumerate(targets)}
+  index = folder / _INDEX
   with filelock.FileLock(folder / "lock"):
-    if not (folder / _DONE).exists():
-      for name, array in base.read(targets).items():
-        np.save(files[name], np.asarray(array))
-      (folder / _DONE).touch()
+    if not index.exists():
+      dtypes = {}
+      for i, (name, array) in enumerate(make().items()):
+        np.save(folder / f"{i}.npy", np.asarray(array))
+        dtypes[name] = array.dtype.name
+      index.write_text(json.dumps(dtypes))
+  device = jax.local_devices()[0]
   return {
     # NumPy's format has no name for bfloat16.
     name: jax.device_put(
-      np.load(file, mmap_mode="r").view(targets[name].dtype),
-      targets[name].sharding,
+      np.load(folder / f"{i}.npy", mmap_mode="r").view(jnp.dtype(dtype)),
+      device,
     )
-    for name, file in files.items()
+    for i, (name, dtype) in enumerate(json.loads(index.read_text()).items())
   }

@@ -11,6 +11,10 @@ import numpy as np
 from prompt_tuning.types import Array, DType
 
 
+# A product of fewer rows takes the time of reading the matrix.
+_FEW = 32
+
+
 def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   """Multiplies two arrays of one dtype, accumulating in float32.
 
@@ -41,17 +45,36 @@ def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
       default=lambda a: jnp.zeros((), b.dtype),
     )
     b = b.astype(a.dtype)
-  if dtype == jnp.float32:
-    return product(a, b, jnp.float32)
+  operands, axes = equation.split("->")
+  sums_last = b.ndim == 2 and operands[-1] not in axes
+  is_few = sums_last and a.size // a.shape[-1] <= _FEW
+  on_cpu = functools.partial(product, of=jnp.float32)
+  if is_few and b.dtype == jnp.bfloat16:
+    on_cpu = functools.partial(_of_few_rows, equation, dtype=dtype)
+  elif dtype == jnp.float32:
+    return on_cpu(a, b)
   # Other matrix units accumulate in float32 for any dtype of the result. With
   # float32 results, devices that share a product would exchange twice the
   # bytes, and product by product, because a cast would precede their sum.
-  return lax.platform_dependent(
-    a,
-    b,
-    cpu=functools.partial(product, of=jnp.float32),
-    default=functools.partial(product, of=dtype),
-  )
+  default = functools.partial(product, of=dtype)
+  return lax.platform_dependent(a, b, cpu=on_cpu, default=default)
+
+
+def _of_few_rows(equation: str, a: Array, b: Array, dtype: DType) -> Array:
+  """Multiplies a few rows by a matrix [out, in] of bfloat16, on a CPU.
+
+  As the first operand, the matrix is read once. As the second, XLA would write
+  it in another order first, which takes longer than the product.
+  """
+  # Otherwise XLA would convert the whole matrix to float32 ahead of a loop.
+  a, b = lax.optimization_barrier((a, b))
+  a_axes, b_axes, axes = re.split(",|->", equation)
+  out = b_axes[0]
+  turned = f"{b_axes},{a_axes}->{out}{axes.replace(out, '')}"
+  found = jnp.einsum(turned, b, a, preferred_element_type=jnp.float32)
+  # Otherwise XLA would swap the operands back.
+  found = lax.optimization_barrier(found)
+  return jnp.moveaxis(found, 0, axes.index(out)).astype(dtype)
 
 
 def _rounded_einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:

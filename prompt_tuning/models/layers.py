@@ -23,6 +23,10 @@ from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 Config = T5Config | DecoderConfig
 
+# The name of a kernel that lies [out, in], as those of bfloat16 do on a CPU that
+# decodes; see `einsum`.
+TRANSPOSED = "transposed_kernel"
+
 constrain = partitioning.with_sharding_constraint
 
 KERNEL_INIT = nn.initializers.variance_scaling(
@@ -127,9 +131,12 @@ class Dense(nn.Module):
     """[B, T, in] -> [B, T, features]"""
     dtype, stored = jnp.dtype(self.config.dtype), self.config.param_dtype
     shape = (inputs.shape[-1], self.features)
-    kernel, scale = frozen_matrix(
-      "kernel", self.kernel_init, shape, self.axes, self.config, self.channels
-    )
+    kernel, scale = self.get_variable("params", TRANSPOSED), None
+    is_transposed = kernel is not None
+    if not is_transposed:
+      kernel, scale = frozen_matrix(
+        "kernel", self.kernel_init, shape, self.axes, self.config, self.channels
+      )
     if self.output_dtype:
       dtype = jnp.promote_types(dtype, kernel.dtype)
     operand = inputs.astype(dtype)
@@ -137,7 +144,7 @@ class Dense(nn.Module):
       operand, scale = operand * scale.astype(dtype)[None, None], None
     rounds = self.config.base_weights == "int8_products"
     outputs = product(
-      "bti,io->bto",
+      "bti,oi->bto" if is_transposed else "bti,io->bto",
       operand,
       kernel,
       scale,
@@ -202,6 +209,8 @@ def _take_bits(table: Array, tokens: Array) -> Array:
 
   Otherwise XLA converts the whole table to float32 first, on a CPU.
   """
+  # Nor does a loop's table become a copy of other integers ahead of it.
+  table, tokens = lax.optimization_barrier((table, tokens))
   bits = lax.bitcast_convert_type(table, jnp.uint16)
   rows = jnp.take(bits, tokens, axis=0, fill_value=0x7FC0)  # NaN.
   return lax.bitcast_convert_type(rows, jnp.bfloat16)
