@@ -10,7 +10,6 @@ import numpy as np
 
 from prompt_tuning.types import Array, DType
 
-
 # A product of fewer rows takes the time of reading the matrix.
 _FEW = 32
 

@@ -23,8 +23,8 @@ from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 Config = T5Config | DecoderConfig
 
-# The name of a kernel that lies [out, in], as those of bfloat16 do on a CPU that
-# decodes; see `einsum`.
+# The name of a kernel [out, in], in which a CPU reads bfloat16 fastest; see
+# `einsum`.
 TRANSPOSED = "transposed_kernel"
 
 constrain = partitioning.with_sharding_constraint

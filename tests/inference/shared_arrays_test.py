@@ -1,10 +1,12 @@
-"""A model's arrays that several processes map."""
+"""A model's arrays in memory: how they lie, and how processes share them."""
 
+import jax
 import numpy as np
 import pytest
 import seqio
 
 import prompt_tuning as pt
+from prompt_tuning.models.layers import TRANSPOSED
 from t5x import checkpoints
 
 
@@ -31,3 +33,28 @@ def test_second_process_maps_what_the_first_has_read(
       np.testing.assert_array_equal(shared, array)
   # The arrays are the files' pages, not copies of them.
   assert len(mapped) == 2 * len(alone)
+
+
+def test_kernels_of_bfloat16_lie_otherwise_and_mean_the_same(base, monkeypatch):
+  def load():
+    return pt.load(base, seqio.ByteVocabulary(), dtype="bfloat16")
+
+  model, pairs = load(), [("a b", "c"), ("dd", "ef"), ("g", "")]
+  scores, answers = model.log_likelihoods(pairs), model.generate(["a b", "dd"])
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "gpu")
+    plain = load()
+    kernels = plain.in_memory.params
+  assert not any(TRANSPOSED in name for name in kernels)
+  assert sum(TRANSPOSED in name for name in model.in_memory.params) == sum(
+    name.endswith("/kernel") for name in kernels
+  )
+  np.testing.assert_allclose(plain.log_likelihoods(pairs), scores, atol=0.05)
+  assert plain.generate(["a b", "dd"]) == answers
+  # Training gets them as they are in every checkpoint.
+  targets = {
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    for name, x in kernels.items()
+  }
+  for name, array in model.in_memory.read(targets).items():
+    np.testing.assert_array_equal(array, kernels[name])

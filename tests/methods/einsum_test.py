@@ -1,8 +1,9 @@
-"""Products that round their inputs to int8, compared with NumPy's."""
+"""Products of few rows, and of inputs rounded to int8, against NumPy's."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from prompt_tuning.methods.einsum import einsum, rounded_einsum
 
@@ -59,3 +60,31 @@ def test_a_value_that_is_not_finite_stays_in_its_row_and_shows():
     inputs[1, 2, 3] = value
     is_finite = np.isfinite(_multiply(inputs, jnp.float32)).all(-1)
     assert (is_finite == [[1, 1, 1, 1], [1, 1, 0, 1]]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_few_rows_have_the_product_and_gradient_of_many(rows, dtype):
+  inputs, gradient = (
+    jnp.asarray(RNG.normal(size=(rows, 1, x)), jnp.bfloat16) for x in (40, 6)
+  )
+  matrix = jnp.asarray(RNG.normal(size=(6, 40)), jnp.bfloat16)
+
+  def multiply(x, matrix):
+    return einsum("bti,oi->bto", x, matrix, dtype)
+
+  found, backward = jax.vjp(multiply, inputs, matrix)
+  a, b, change = (np.asarray(x, np.float64) for x in (inputs, matrix, gradient))
+  expected = a @ b.T
+  np.testing.assert_allclose(found.astype(float), expected, rtol=1e-2, atol=0.1)
+  assert found.dtype == dtype
+  of_row = jax.vmap(lambda x: multiply(x[None], matrix)[0])(inputs)
+  np.testing.assert_allclose(of_row, found, rtol=1e-2, atol=0.1)
+  of_inputs, of_matrix = backward(gradient.astype(dtype))
+  np.testing.assert_allclose(
+    of_inputs.astype(float), change @ b, rtol=1e-2, atol=0.1
+  )
+  expected = np.einsum("bto,bti->oi", change, a)
+  np.testing.assert_allclose(
+    of_matrix.astype(float), expected, rtol=1e-2, atol=0.1
+  )

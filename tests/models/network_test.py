@@ -6,9 +6,11 @@ from typing import Any
 
 import conformance
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from prompt_tuning.injections import Injections
 from prompt_tuning.models import layers, multi_head
@@ -300,3 +302,26 @@ def test_config_is_found_again(changes):
 def test_settings_that_no_model_has_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     conformance.config(**settings)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="for a CPU")
+@pytest.mark.parametrize("rows", [1, 4])
+def test_loop_reads_its_matrix_and_table_as_they_lie(rows):
+  embed = layers.Embed(tiny.config(dtype="bfloat16", param_dtype="bfloat16"))
+  tokens = jnp.zeros((rows, 1), jnp.int32)
+  params = embed.init(jax.random.key(0), tokens)
+
+  @jax.jit
+  def loop(params, tokens):
+    def step(_, tokens):
+      hidden = embed.apply(params, tokens)
+      logits = embed.apply(params, hidden, method="attend")
+      return jnp.argmax(logits, -1).astype(jnp.int32)
+
+    return lax.fori_loop(0, 8, step, tokens)
+
+  program = loop.lower(params, tokens).compile().as_text()
+  table = ",".join(map(str, params["params"]["embedding"].shape))
+  assert f"bf16[{table}]" in program
+  # It is written neither in float32 nor, for the gather, as integers.
+  assert not re.search(rf"= (f32|u16)\[{table}\]\S* (fusion|copy)\(", program)
