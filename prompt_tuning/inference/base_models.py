@@ -33,9 +33,9 @@ class CheckpointInMemory(checkpoints.BaseCheckpoint):
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
   ) -> dict[str, jax.Array]:
-    """Returns parameters, without a copy where all fits already.
+    """Returns parameters, without a copy where dtype and place fit already.
 
-    Those that lie otherwise are copied.
+    Kernels that lie [out, in] are copied.
     """
 
     def read(name: str, target: jax.ShapeDtypeStruct) -> jax.Array:

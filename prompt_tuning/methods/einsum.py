@@ -10,7 +10,7 @@ import numpy as np
 
 from prompt_tuning.types import Array, DType
 
-# A product of fewer rows takes the time of reading the matrix.
+# A product of at most this many rows takes the time of reading the matrix.
 _FEW = 32
 
 

@@ -209,7 +209,7 @@ def _take_bits(table: Array, tokens: Array) -> Array:
 
   Otherwise XLA converts the whole table to float32 first, on a CPU.
   """
-  # Nor does a loop's table become a copy of other integers ahead of it.
+  # Otherwise XLA would write the whole table as integers ahead of a loop.
   table, tokens = lax.optimization_barrier((table, tokens))
   bits = lax.bitcast_convert_type(table, jnp.uint16)
   rows = jnp.take(bits, tokens, axis=0, fill_value=0x7FC0)  # NaN.
