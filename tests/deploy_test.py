@@ -61,6 +61,14 @@ def test_manifests_fit_together():
   assert POD["terminationGracePeriodSeconds"] > args.answer_seconds + 5
 
 
+def test_no_variable_of_the_service_is_taken_for_a_flag(monkeypatch):
+  """Kubernetes tells pods the address of each service, unless told not to."""
+  if POD.get("enableServiceLinks", True):
+    name = SERVICE["metadata"]["name"].upper().replace("-", "_")
+    monkeypatch.setenv(f"{name}_PORT", "tcp://10.0.0.1:80")
+  _check(CONTAINER["args"])
+
+
 def test_compose_files_fit_the_image():
   server, gpu = (x["services"]["server"] for x in (COMPOSE, WITH_GPU))
   assert (FOLDER / server["build"] / "Dockerfile").samefile(
