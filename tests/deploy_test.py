@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from prompt_tuning.commands import console
+from prompt_tuning.serving import prompt_store, service
 
 FOLDER = documented.ROOT / "deploy"
 IMAGE = (documented.ROOT / "Dockerfile").read_text()
@@ -57,6 +58,9 @@ def test_manifests_fit_together():
     ("livenessProbe", "/healthz"),
   ):
     assert CONTAINER[name]["httpGet"] == {"path": path, "port": "http"}
+  # A folder that hangs, which a restart would not mend.
+  slowest = prompt_store._PATIENCE + 3 * service._PROBE_SECONDS
+  assert CONTAINER["livenessProbe"].get("timeoutSeconds", 1) > slowest
   # An answer that has begun, and the pause before SIGTERM.
   assert POD["terminationGracePeriodSeconds"] > args.answer_seconds + 5
 
