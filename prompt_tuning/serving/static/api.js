@@ -39,10 +39,11 @@ export async function json(path, body, options = {}) {
  */
 export async function* events(path, body, options = {}) {
   const response = await request(path, withBody(body, options));
-  const lines = response.body.pipeThrough(new TextDecoderStream());
+  const lines = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for await (const text of lines) {
-    const parts = (rest + text).replaceAll("\r\n", "\n").split("\n\n");
+  // Not `for await`, which Safari has lacked for streams.
+  for (let text; !(text = await lines.read()).done; ) {
+    const parts = (rest + text.value).replaceAll("\r\n", "\n").split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
       const data = part
