@@ -1,4 +1,4 @@
-"""Write seqio's offline cache of tasks, so that text is tokenized only once.
+"""Write seqio's offline cache of tasks, so that their text is tokenized once.
 
   prompt-tuning cache --tasks=super_glue_cb,super_glue_rte \\
     --output_cache_dir=cache --tfds_data_dir=tfds

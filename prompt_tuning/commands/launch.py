@@ -3,9 +3,9 @@
   prompt-tuning launch SHEET [SHEET...]
 
 A SHEET is a name such as scale or full/scale, or the path of its file. Records
-go to results/SHEET/CELL.json. All cells run with one seed before the next seed
-begins. A failed run is recorded with its error, and the next cell runs. You can
-stop or kill the command at any time; the same command resumes it.
+go to results/SHEET/CELL.json. All cells run with one seed before any runs with
+the next. A failed run is recorded with its error, and the next cell runs. You
+can stop or kill the command at any time; the same command resumes it.
 """
 
 import argparse

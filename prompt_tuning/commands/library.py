@@ -1,15 +1,15 @@
-"""List a library of prompts, and find those to start a new one from.
+"""List a library of prompts, and find good ones to start a new prompt from.
 
   prompt-tuning library prompts runs
   prompt-tuning library prompts --target=runs/rte/prompt.safetensors
   prompt-tuning library prompts --target=... --mix=3 --output=start.safetensors
 
 --target is a prompt that was trained on the new task for a while. Prompts of
-its frozen model are then listed by similarity, without those of the same data
-set. The similarities are SPoT's: the cosine of the mean positions, and the mean
-cosine of all pairs of positions, which sorts. --mix writes the mean of the most
-similar ones. Train from it, or from the first of the list, with
-gin/recipes/spot.gin.
+the same frozen model are then listed by similarity to it, without those of the
+same data set. The similarities are SPoT's: the cosine of the mean positions,
+and the mean cosine of all pairs of positions, by which the list is sorted.
+--mix=K writes the mean of the K most similar prompts. Train from it, or from
+the first prompt of the list, with gin/recipes/spot.gin.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Compile a command for TPUs and GPUs that are not here; say whether it fits.
+"""Compile a command for TPUs or GPUs that you do not have; say whether it fits.
 
   prompt-tuning plan --topology=v3:4x4 FLAGS...
 

@@ -4,9 +4,10 @@
   prompt-tuning prepare glue --tfds_data_dir=tfds --from=RELEASE
 
 The first command downloads the data. The second one builds it offline from a
-folder of the official files: CB/train.jsonl or CB.zip of SuperGLUE;
-CoLA/train.tsv of GLUE; train-v1.1.json of SQuAD, DROP.jsonl of MRQA. The exit
-status is 1 if a task could not be built; the other tasks are built anyway.
+folder with the official files: CB/train.jsonl or CB.zip for SuperGLUE;
+CoLA/train.tsv for GLUE; train-v1.1.json for SQuAD; DROP.jsonl for MRQA. If a
+task cannot be built, the other tasks are built anyway, and the exit status is
+1.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
   prompt-tuning pretrain [SIZE...]
 
-Runs the cells of configs/ladder.toml that have no record, and those whose runs
-and checkpoints are both missing: the checkpoints of ladder_l are too large for
-the repository. Puts checkpoints where the other sheets look for them:
+Runs the cells of configs/ladder.toml that have no record, and those whose run
+and checkpoints are both missing, such as ladder_l's: its checkpoints are too
+large for the repository. Puts checkpoints where the other sheets look for them:
 checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16; also
 long_documents for ladder_xs, and longer_lm for all but ladder_l. You can stop
 the command at any time; the same command resumes it.

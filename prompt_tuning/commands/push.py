@@ -1,9 +1,9 @@
-"""Upload a prompt to the Hugging Face hub, as an adapter of PEFT's.
+"""Upload a prompt to the Hugging Face hub, as a PEFT adapter.
 
   prompt-tuning push runs/tune/flan-t5-base-reviews OWNER/NAME
 
-It comes with a model card, and `PeftModel.from_pretrained(base, "OWNER/NAME")`
-loads it. Log in first: hf auth login.
+A model card is uploaded too. `PeftModel.from_pretrained(base, "OWNER/NAME")`
+loads the adapter. Log in first: hf auth login.
 """
 
 import argparse

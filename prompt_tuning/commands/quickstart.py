@@ -5,11 +5,11 @@
 
 The first command uses a miniature T5 with 2.2 million parameters, which was
 pretrained for this repository and is part of it. The second one uses a real T5
-small, which it imports from PyPI, and takes some minutes.
+small, which it imports from PyPI, and takes a few minutes.
 
 The tasks are miniatures that this repository generates (prompt_tuning/mini).
-It is `prompt-tuning tune` with settings that suit them. The same command
-resumes an interrupted run.
+The command is `prompt-tuning tune` with settings that suit these tasks. The
+same command resumes an interrupted run.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
   prompt-tuning recycle PROMPT --from=BASE --to=BASE --output=moved.safetensors
 
-The models have one vocabulary: sizes or versions of one model. Evaluate the
-result, or train it for fewer steps with gin/recipes/spot.gin. --method is one
-of the paper's (Lester et al., 2022): `v2v-lin`, a linear map between the
-embeddings; `lin-comb`, which combines new embeddings as the prompt combines old
-ones; or `v2v-nn`, a small network.
+The two models must have the same vocabulary, as sizes or versions of one model
+do. Evaluate the result, or train it for a few steps with gin/recipes/spot.gin.
+--method is one of the paper's (Lester et al., 2022): `v2v-lin`, a linear map
+between the embeddings; `lin-comb`, which combines new embeddings as the prompt
+combines old ones; or `v2v-nn`, a small network.
 """
 
 import argparse

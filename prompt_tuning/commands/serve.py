@@ -1,10 +1,10 @@
-"""Serve a frozen T5 with many prompts, through an API like OpenAI's.
+"""Serve a frozen model with many prompts, through an API like OpenAI's.
 
 prompt-tuning serve --demo
 prompt-tuning serve runs/tune/flan-t5-base-reviews
 prompt-tuning serve --checkpoint=checkpoints/t5_small --prompts=prompts
 
-A variable such as PROMPT_TUNING_PORT=80 of the environment is a flag's default.
+An environment variable such as PROMPT_TUNING_PORT=80 sets a flag's default.
 """
 
 import argparse

@@ -3,8 +3,7 @@
   prompt-tuning submission --predictions=DIR,DIR --output=submission.zip
   prompt-tuning submission --check=submission.zip
 
-The predictions are those of `python -m t5x.infer` on the test split of each
-task.
+Make the predictions with `python -m t5x.infer` on each task's test split.
 """
 
 import argparse

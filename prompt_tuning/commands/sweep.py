@@ -1,4 +1,4 @@
-"""Run a training command for each value in its lists, and tabulate the scores.
+"""Run a training command for lists of values, and tabulate the scores.
 
   prompt-tuning sweep ARGUMENTS OF t5x.train, with lists as values
 
@@ -8,11 +8,11 @@
     --gin.TASK="'ladder_cb'" --gin.TRAIN_STEPS_RELATIVE=100 \\
     --gin.PROMPT_LENGTH=1,5,20,100 --gin.RANDOM_SEED=0,1
 
-Commas inside quotes or brackets separate nothing. Of consecutive gin files from
-the same folder, each run takes one; a.gin+b.gin are taken together. Scores are
-averaged over seeds. The table and the figure go to runs/sweeps/NAME. Finished
-runs are not repeated: you can stop or kill the command, add values, and start
-it again.
+Commas inside quotes or brackets do not separate values. If consecutive gin
+files are from the same folder, each run takes one of them; a.gin+b.gin are
+taken together. Scores are averaged over seeds. The table and the figure go to
+runs/sweeps/NAME. Finished runs are not repeated: you can stop or kill the
+command, add values, and start it again.
 """
 
 import argparse

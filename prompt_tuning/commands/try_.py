@@ -1,4 +1,4 @@
-"""Try a prompt: answers each line of the terminal.
+"""Try a prompt: type a line, and the model answers it.
 
 prompt-tuning try runs/tune/flan-t5-base-reviews
 echo "A fine film." | prompt-tuning try prompt.safetensors

@@ -1,16 +1,16 @@
-"""Tune a prompt: a model and a file of examples are all it needs.
+"""Tune a prompt for a model, on a file of examples.
 
   prompt-tuning tune google/flan-t5-base reviews.csv
   prompt-tuning tune MODEL DATA [--output=DIR] [--gin.NAME=VALUE ...]
 
-MODEL  the folder of a Hugging Face T5 (1.0, 1.1, FLAN-T5, ...) or decoder
-       (Llama, Mistral, SmolLM, Qwen, Gemma), its name on the hub, or a
-       checkpoint of T5X's or ours
-DATA   a CSV, TSV, JSON or Parquet file with named columns, or a data set on
-       the hub, OWNER/NAME, or a registered task
+MODEL  the Hugging Face folder of a T5 (1.0, 1.1, FLAN-T5, ...), T5Gemma or
+       decoder (Llama, Mistral, SmolLM, Qwen, Gemma), its name on the hub, or
+       a checkpoint of T5X's or ours
+DATA   a CSV, TSV, JSON or Parquet file with named columns, a data set on the
+       hub (OWNER/NAME), or a registered task
 
 Settings follow from the size of the model, the data and the device; --gin.NAME=
-and --gin_file= replace them. The same command resumes a run that was stopped.
+and --gin_file= override them. The same command resumes a stopped run.
 """
 
 import argparse
