@@ -13,7 +13,7 @@ drawn in `results/serving_growth_*.png`),
 `starts` (time and memory until a server answers). The first three ask the
 engine in this process, the others a server over HTTP; `http` needs wrk.
 `--dtype=bfloat16` is for `mixed` and `http`, where it is PEFT's as well, and
-`--processes=N` for the server of `http`.
+for `many`; `--processes=N` for the server of `http`.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -52,7 +52,7 @@ _PARTS = {
 }
 # Flags -> their defaults, and the parts that they are for.
 _OF_PARTS = {
-  "dtype": ("float32", {"mixed", "http"}),
+  "dtype": ("float32", {"mixed", "http", "many"}),
   "processes": (1, {"http"}),
 }
 _ROWS: dict[str, list[list[str]]] = tomllib.loads(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
     return found | load.under_load(checkpoint, task, *sizes, folder)
   if part == "many":
     sizes = (100, 2, 2.0) if args.quick else (args.prompts, 5, 10.0)
-    return found | many.many(checkpoint, task, *sizes, folder)
+    return found | many.many(checkpoint, task, *sizes, folder, args.dtype)
   if part == "growing":
     prompts = [1, 10] if args.quick else [1, 10, 100, 1000, 10_000]
     clients = [1, 4] if args.quick else [1, 2, 4, 8, 16, 32, 64]

@@ -25,6 +25,7 @@ def many(
   rounds: int,
   seconds: float,
   folder: pathlib.Path,
+  dtype: str,
 ) -> dict[str, Any]:
   """Compares traffic for many prompts with traffic for one, in turns.
 
@@ -35,6 +36,7 @@ def many(
     rounds: Turns of each kind of traffic.
     seconds: Of a turn.
     folder: For the prompts.
+    dtype: Of the server's activations and weights.
 
   Returns:
     Answers a second and latencies of each turn, the seconds of starts and from
@@ -48,7 +50,7 @@ def many(
     **{"one": [1.0], "even": [1.0] * number},
     "zipf": [1 / i for i in range(1, number + 1)],
   }
-  server = Server(checkpoint, folder)
+  server = Server(checkpoint, folder, *servers.SHORT, f"--dtype={dtype}")
 
   def rate(kind: str) -> float:
     traffic = servers.Traffic(server, texts, shares[kind])

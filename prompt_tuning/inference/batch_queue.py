@@ -324,8 +324,10 @@ class BatchQueue:
     fitting[1:] = sorted(fitting[1:], key=lambda x: x[1] != shape)
     chosen, prompts = [], set()
     for ticket, own in fitting:
+      if len(chosen) == most:
+        break
       needed = prompts | {ticket.request.prompt} - {None}
-      if len(chosen) < most and len(needed) <= self._settings.slots:
+      if len(needed) <= self._settings.slots:
         chosen.append((ticket, own))
         prompts = needed
     return chosen
