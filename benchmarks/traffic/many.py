@@ -1,5 +1,6 @@
 """A server with thousands of prompts, against one with one of them."""
 
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -44,7 +45,11 @@ def many(
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
-  found = mixed.make_prompts(model, [mixed.POSITIONS] * number)
+  (first,) = mixed.make_prompts(model, [mixed.POSITIONS])
+  # Copies: prompts with shorter answers would be faster, however many they are.
+  found = [
+    dataclasses.replace(first, name=f"prompt_{i}") for i in range(number)
+  ]
   # The proportions of requests for each prompt.
   shares = {
     **{"one": [1.0], "even": [1.0] * number},

@@ -1,6 +1,7 @@
 """Mixed traffic in one process: against one prompt, PEFT and `t5x.infer`."""
 
 from collections.abc import Callable, Sequence
+import copy
 import functools
 import pathlib
 import time
@@ -15,6 +16,7 @@ import prompt_tuning as pt
 from prompt_tuning import prompt_files, prompts
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.programs import Network
 from prompt_tuning.inference.requests import Generation, TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.interop import checkpoint_conversion
@@ -71,16 +73,26 @@ def make_engine(model: pt.Model, longest: int, apart: int) -> Engine:
 
 
 def answer(
-  engine: Engine, pairs: Sequence[tuple[str, TunedPrompt | None]]
+  engine: Engine, inputs: Sequence[Sequence[int]], found: Sequence[TunedPrompt]
 ) -> list[list[int]]:
   """Submits all requests at once; returns the tokens of each answer."""
   tickets = engine.submit(
     [
-      Generation(engine.model.encode(text), prompt, TOKENS)
-      for text, prompt in pairs
+      Generation(tokens, prompt, TOKENS)
+      for tokens, prompt in zip(inputs, found, strict=True)
     ]
   )
   return [[t.id for t in ticket.result().tokens] for ticket in tickets]
+
+
+def _endless(model: pt.Model) -> pt.Model:
+  """Returns a model whose answers all have as many tokens as they may.
+
+  Otherwise prompts with shorter answers would be faster, however many they are.
+  """
+  found = copy.copy(model)
+  found.network = Network(model.config, eos_id=-1)
+  return found
 
 
 def peft_of(
@@ -118,7 +130,9 @@ def peft_of(
 def throughput(
   model: pt.Model, task: str, number: int, rounds: int, folder: pathlib.Path
 ) -> dict[str, Any]:
-  """Compares fifty prompts with one, and with PEFT, in turns.
+  """Compares fifty prompts with PEFT, and with one prompt, in turns.
+
+  Against one prompt, all answers have the same number of tokens.
 
   Args:
     model: The frozen model.
@@ -137,24 +151,32 @@ def throughput(
   (single,) = make_prompts(model, [round(float(np.mean(lengths)))])
   inputs = texts(model, task, number)
   order = np.random.default_rng(1).integers(0, len(found), number)
-  mixed = [(x, found[i]) for x, i in zip(inputs, order, strict=True)]
   few = list(zip(inputs, order, strict=True))[: max(1, number // 16)]
   of_peft = peft_of(model, found, folder)
-  longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
-  sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
+  longest = max(len(model.encode(x)) for x in inputs) + 100
+
+  def ask_all(engine: Engine, of: Sequence[TunedPrompt]) -> list[list[int]]:
+    return answer(engine, [model.encode(x) for x in inputs], of)
+
+  mixed, alone = [found[i] for i in order], [single] * number
+  sides: dict[str, list[float]] = {}
   # Many lengths keep the share of padding alike.
-  with make_engine(model, longest, apart=16) as engine:
+  with (
+    make_engine(model, longest, apart=16) as engine,
+    make_engine(_endless(model), longest, apart=16) as endless,
+  ):
     asked = {
-      "fifty": lambda: answer(engine, mixed),
-      "one": lambda: answer(engine, [(x, single) for x in inputs]),
+      "fifty": lambda: ask_all(engine, mixed),
       "peft": lambda: [of_peft(text, i) for text, i in few],
+      "endless_fifty": lambda: ask_all(endless, mixed),
+      "endless_one": lambda: ask_all(endless, alone),
     }
     answers = {name: ask() for name, ask in asked.items()}  # And warms up.
     for _ in range(rounds):
       for name, ask in asked.items():
         start = time.monotonic()
         ask()
-        sides[name].append(time.monotonic() - start)
+        sides.setdefault(name, []).append(time.monotonic() - start)
     bytes_of_prompts = engine.table.nbytes
   same = sum(
     ours == theirs
@@ -187,8 +209,12 @@ def equality(model: pt.Model, task: str, number: int) -> dict[str, Any]:
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   order = np.random.default_rng(2).permutation(number)
   with make_engine(model, longest, apart=32) as engine:
-    pairs = [(inputs[i], found[i % len(found)]) for i in order]
-    answers = dict(zip(order.tolist(), answer(engine, pairs), strict=True))
+    answered = answer(
+      engine,
+      [model.encode(inputs[i]) for i in order],
+      [found[i % len(found)] for i in order],
+    )
+  answers = dict(zip(order.tolist(), answered, strict=True))
   same_tokens = same_text = 0
   decode = model.vocabulary.decode
   for j, prompt in enumerate(found):
@@ -240,7 +266,9 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
   over_peft = (seconds["peft"] / few) / (seconds["fifty"] / number)
   return {
     "rate": number / np.median(seconds["fifty"]),
-    "over_one": harness.spread(seconds["one"] / seconds["fifty"]),
+    "over_one": harness.spread(
+      seconds["endless_one"] / seconds["endless_fifty"]
+    ),
     "over_peft": harness.spread(over_peft),
     "table": record["prompt_table_bytes"] / 1e6,
   }
