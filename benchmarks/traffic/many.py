@@ -10,6 +10,7 @@ import numpy as np
 import harness
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
+from prompt_tuning.inference.requests import TunedPrompt
 from traffic import mixed, servers
 from traffic.servers import Server
 
@@ -45,11 +46,7 @@ def many(
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
-  (first,) = mixed.make_prompts(model, [mixed.POSITIONS])
-  # Copies: prompts with shorter answers would be faster, however many they are.
-  found = [
-    dataclasses.replace(first, name=f"prompt_{i}") for i in range(number)
-  ]
+  found = _alike(model, number)
   # The proportions of requests for each prompt.
   shares = {
     **{"one": [1.0], "even": [1.0] * number},
@@ -101,6 +98,18 @@ def many(
     }
   finally:
     server.stop()
+
+
+def _alike(model: pt.Model, number: int) -> list[TunedPrompt]:
+  """Makes copies of a prompt.
+
+  Others' answers may be shorter, and then faster, however many prompts there
+  are.
+  """
+  (prompt,) = mixed.make_prompts(model, [mixed.POSITIONS])
+  return [
+    dataclasses.replace(prompt, name=f"prompt_{i}") for i in range(number)
+  ]
 
 
 def _first_answer(
