@@ -11,6 +11,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data import chat_templates
 from prompt_tuning.data.chat_templates import ChatTemplate, Message
 
 
@@ -22,7 +23,8 @@ class TokenizersVocabulary(seqio.Vocabulary):
   `exchanged`.
 
   Attributes:
-    exchanged: The special token whose id it has instead; 0 if it stays.
+    exchanged: The id that it has instead, of a token that texts lack; 0 if it
+      stays.
     of_inputs: The same vocabulary for inputs. A chat template wraps them as a
       user's message; without one, the tokenizer may put a start token in front.
     chat_template: The template; None if inputs are left as they are.
@@ -33,6 +35,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
     path: str | os.PathLike[str],
     eos_id: int,
     chat_template: ChatTemplate | None = None,
+    rows: int | None = None,
   ):
     """Reads the file.
 
@@ -41,13 +44,15 @@ class TokenizersVocabulary(seqio.Vocabulary):
       eos_id: The tokenizer's id of the end token. With a template, the one that
         its tokens name ends an answer.
       chat_template: Wraps inputs.
+      rows: Number of the model's embeddings; None: as many as pieces.
 
     Raises:
       ValueError: if it is no tokenizer.
     """
     super().__init__()
     self._tokenizer = _read(path)
-    self.exchanged = exchanged_id(path, eos_id)
+    rows = rows or self._tokenizer.get_vocab_size()
+    self.exchanged = exchanged_id(path, eos_id, rows)
     self.chat_template = chat_template
     self._digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
     if chat_template is not None:
@@ -79,7 +84,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
   @property
   def _base_vocab_size(self) -> int:
-    return self._tokenizer.get_vocab_size()
+    return max(self._tokenizer.get_vocab_size(), self.exchanged + 1)
 
   def encode_chat(self, messages: Sequence[Message]) -> list[int]:
     """Returns the tokens of a conversation, which the answer follows.
@@ -141,25 +146,37 @@ def _read(path: str | os.PathLike[str]):
     ) from error
 
 
-def exchanged_id(path: str | os.PathLike[str], eos_id: int) -> int:
+def exchanged_id(path: str | os.PathLike[str], eos_id: int, rows: int) -> int:
   """Returns the id that changes places with 0.
 
   Args:
     path: A `tokenizer.json`.
     eos_id: The id of the end token.
+    rows: Number of the model's embeddings.
 
   Returns:
-    The last special token, which is rarely used; 0 if id 0 is special itself,
-    and not the end token.
+    The last special token that neither starts nor ends a text and is not in the
+    folder's chat template; without one, the last embedding, if it has no piece;
+    0 if id 0 is special itself, and not the end token.
 
   Raises:
-    ValueError: if there is no special token to change places with.
+    ValueError: if there is none to change places with.
   """
-  added = _read(path).get_added_tokens_decoder()
-  special = sorted(i for i, token in added.items() if token.special)
-  if not special or special[-1] == eos_id == 0:
+  tokenizer = _read(path)
+  added = tokenizer.get_added_tokens_decoder()
+  special = sorted(i for i, x in added.items() if x.special and i < rows)
+  if special[:1] == [0] and eos_id != 0:
+    return 0
+  used, said = {eos_id, *tokenizer.encode("").ids}, ""
+  if template := chat_templates.read(pathlib.Path(path).parent):
+    ends = (template.tokens.get(f"{x}_token", "") for x in ("bos", "eos"))
+    said = "".join((template.text, *ends))
+  free = [i for i in special if i not in used and added[i].content not in said]
+  if not free and tokenizer.id_to_token(rows - 1) is None:
+    free = [rows - 1]
+  if not free:
     raise ValueError(
-      f"Expected special tokens in {os.fspath(path)}, of which one becomes "
-      "padding, got none but perhaps the end token."
+      f"Expected a special token in {os.fspath(path)} to become padding, got "
+      "none but those that start or end texts or are in the chat template."
     )
-  return special[-1] if special[0] != 0 or eos_id == 0 else 0
+  return free[-1]

@@ -87,13 +87,11 @@ def vocabulary(
   from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
   folder = _folder(path)
-  what, fields = "a model configuration", {"model_type": Any}
-  kind = parsing.json_file(folder / CONFIG, what, fields)["model_type"]
-  template = None
-  if use_chat_template and kind in decoder_configs.MODEL_TYPES:
+  config, template = read_config(folder), None
+  if use_chat_template and not isinstance(config, T5GemmaConfig):
     template = chat_templates.read(folder)
   return tokenizers_vocabulary.TokenizersVocabulary(
-    folder / TOKENIZER, _end_id(folder), template
+    folder / TOKENIZER, _end_id(folder), template, config.vocab_size
   )
 
 
@@ -188,8 +186,9 @@ def _exchange(arrays: dict[str, StoredArray], folder: pathlib.Path) -> None:
   if (folder / TOKENIZER).is_file():
     from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
-    tokenizer, end = folder / TOKENIZER, _end_id(folder)
-    row = tokenizers_vocabulary.exchanged_id(tokenizer, end)
+    arguments = folder / TOKENIZER, _end_id(folder)
+    num_rows = arrays[TOKEN_EMBEDDING].shape[0]
+    row = tokenizers_vocabulary.exchanged_id(*arguments, num_rows)
     for name, axis_of_pieces in (
       (TOKEN_EMBEDDING, 0),
       (f"{TOKEN_EMBEDDING}_scale", 0),

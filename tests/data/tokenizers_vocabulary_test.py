@@ -70,6 +70,39 @@ def test_end_token_of_id_0_is_not_padding(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ("end", "padding"), [("<|im_end|>", 4), ("<|x|>", 383)]
+)
+def test_no_token_of_a_text_becomes_padding(tmp_path, end, padding):
+  """As in Qwen 2: the special tokens are an end, and those of its template."""
+  folder = tmp_path / "model"
+  tiny_decoder.save(folder)
+  model = tokenizers.models.BPE(
+    vocab={x: i for i, x in enumerate(WORDS)}, merges=[]
+  )
+  tokenizer = tokenizers.Tokenizer(model)
+  tokenizer.add_special_tokens(["<|x|>", "<|im_start|>", "<|im_end|>"])
+  tokenizer.save(str(folder / "tokenizer.json"))
+  template = "<|im_start|>{{ messages[0].content }}<|im_end|>"
+  chat_templates.write(
+    folder, chat_templates.ChatTemplate(template, {"eos_token": end})
+  )
+  eos_id = tokenizer.token_to_id(end)
+  config = tiny_decoder.CONFIG | {"eos_token_id": eos_id}
+  (folder / "config.json").write_text(json.dumps(config))
+  words = pt.load(folder).vocabulary
+  assert (words.eos_id, words.exchanged) == (eos_id, padding)
+  assert words.of_inputs.encode("a!") == [5, 1, padding, 6]
+  assert words.decode([1, padding, eos_id]).replace(" ", "") == "a!"
+  found = hugging_face.open_folder(folder).arrays[TOKEN_EMBEDDING]
+  (folder / "tokenizer.json").unlink()
+  table = hugging_face.open_folder(folder).arrays[TOKEN_EMBEDDING]
+  np.testing.assert_array_equal(
+    stored_arrays.read(found)[[0, padding]],
+    stored_arrays.read(table)[[padding, 0]],
+  )
+
+
 def test_embeddings_change_places_with_their_pieces(path, tmp_path):
   folder = tmp_path / "model"
   plain = hugging_face.open_folder(tiny_decoder.save(folder))

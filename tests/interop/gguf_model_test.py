@@ -11,7 +11,7 @@ from t5x.formats import stored_arrays
 WIDTH, HEADS, KEY_HEADS, LAYER = 32, 4, 2, "model.layers.0"
 # Name in the file, name in Hugging Face's, shape.
 KERNELS = (
-  ("token_embd", "model.embed_tokens", (260, WIDTH)),
+  ("token_embd", "model.embed_tokens", (261, WIDTH)),
   ("blk.0.attn_q", f"{LAYER}.self_attn.q_proj", (WIDTH, WIDTH)),
   ("blk.0.attn_k", f"{LAYER}.self_attn.k_proj", (WIDTH // 2, WIDTH)),
   ("blk.0.attn_v", f"{LAYER}.self_attn.v_proj", (WIDTH // 2, WIDTH)),
@@ -42,8 +42,8 @@ def _write(path, kind, pre="smollm"):
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   writer.add_tokenizer_model("gpt2")
   writer.add_tokenizer_pre(pre)
-  writer.add_token_list([*letters, "ab", "abc", "12", END])
-  writer.add_token_types([1] * (len(letters) + 3) + [3])
+  writer.add_token_list([*letters, "ab", "abc", "12", END, "<spare>"])
+  writer.add_token_types([1] * (len(letters) + 3) + [3, 3])
   writer.add_token_merges(["a b", "ab c", "1 2"])
   writer.add_eos_token_id(len(letters) + 3)
   writer.add_chat_template("a{{ messages[0].content }}{{ eos_token }}")
