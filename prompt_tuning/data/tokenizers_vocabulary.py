@@ -44,15 +44,16 @@ class TokenizersVocabulary(seqio.Vocabulary):
       eos_id: The tokenizer's id of the end token. With a template, the one that
         its tokens name ends an answer.
       chat_template: Wraps inputs.
-      rows: Number of the model's embeddings; None: as many as pieces.
+      rows: Number of the model's embeddings, which pieces such as Gemma 3's for
+        images may lack; these are left out of texts. None: each has one.
 
     Raises:
       ValueError: if it is no tokenizer.
     """
     super().__init__()
     self._tokenizer = _read(path)
-    rows = rows or self._tokenizer.get_vocab_size()
-    self.exchanged = exchanged_id(path, eos_id, rows)
+    self._rows = rows or self._tokenizer.get_vocab_size()
+    self.exchanged = exchanged_id(path, eos_id, self._rows)
     self.chat_template = chat_template
     self._digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
     if chat_template is not None:
@@ -84,7 +85,8 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
   @property
   def _base_vocab_size(self) -> int:
-    return max(self._tokenizer.get_vocab_size(), self.exchanged + 1)
+    size = min(self._tokenizer.get_vocab_size(), self._rows)
+    return max(size, self.exchanged + 1)
 
   def encode_chat(self, messages: Sequence[Message]) -> list[int]:
     """Returns the tokens of a conversation, which the answer follows.
@@ -97,7 +99,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
   def _ids(self, text: str) -> list[int]:
     ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-    return self._swapped(ids)
+    return self._swapped(x for x in ids if x < self._rows)
 
   def _encode(self, s: str) -> Sequence[int]:
     if self._is_of_inputs and self.chat_template is not None:

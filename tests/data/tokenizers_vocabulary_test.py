@@ -103,6 +103,19 @@ def test_no_token_of_a_text_becomes_padding(tmp_path, end, padding):
   )
 
 
+def test_pieces_without_an_embedding_are_left_out(tmp_path):
+  """Gemma 3 1B has none for its piece of images."""
+  folder = tmp_path / "model"
+  tiny_decoder.save(folder)
+  tiny_decoder.save_tokenizer(folder)
+  tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  tokenizer.add_special_tokens([f"<{i}>" for i in range(125)])
+  tokenizer.save(str(folder / "tokenizer.json"))
+  words = pt.load(folder).vocabulary
+  assert words.vocab_size == 384
+  assert words.encode("a<124>b") == words.encode("ab")
+
+
 def test_embeddings_change_places_with_their_pieces(path, tmp_path):
   folder = tmp_path / "model"
   plain = hugging_face.open_folder(tiny_decoder.save(folder))
