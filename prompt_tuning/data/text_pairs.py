@@ -130,7 +130,7 @@ def make_targets(
   """
   is_guess = labels is None
   labels = find_labels(targets) if labels is None else labels
-  if others := [x for x in labels if not isinstance(x, str)]:
+  if others := [x for x in labels if not isinstance(x, str) or not x.strip()]:
     raise ValueError(f"Expected labels to be texts, got {others[0]!r}.")
 
   @functools.cache

@@ -65,6 +65,7 @@ def test_few_short_targets_are_said_to_be_free_text(ladder, caplog):
   ("labels", "found", "message"),
   [
     ([0, 1], [], "labels to be texts, got 0"),
+    (["yes", "no", " "], [], "labels to be texts, got ' '"),
     (["True", "{No}"], [], r"vocabulary knows, got '\{No\}'"),
     # Of these two the vocabulary makes the same tokens.
     (["yes:no", "yes : no"], [], "'yes:no' and 'yes : no' alike, as"),
