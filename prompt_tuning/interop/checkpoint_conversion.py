@@ -45,15 +45,16 @@ def add_prompt(
 
   Raises:
     ValueError: if the prompt belongs to another model or has another width, or
-      the model has a prompt already, under any name.
+      the model has a prompt already, under any name, or is no T5.
   """
   prompt, metadata = prompt_conversion.read_prompt(prompt_file)
   for known in (name, *prompt_conversion.PARAMETER_PATHS):
     if known in model.arrays:
       raise ValueError(f"{model.path} has a prompt already, {known}.")
-  if TOKEN_EMBEDDING not in model.arrays:
+  if TOKEN_EMBEDDING not in model.arrays or "folder" in model.metadata:
     raise ValueError(
-      f"Expected T5's {TOKEN_EMBEDDING} in {model.path}, got none."
+      f"Expected a T5, with {TOKEN_EMBEDDING}, in {model.path}, got another "
+      "model. Convert its prompt by itself: prompt-tuning convert prompt."
     )
   width = model.arrays[TOKEN_EMBEDDING].shape[1]
   if prompt.shape[1] != width:

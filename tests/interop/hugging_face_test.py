@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 import t5x_folders
 import tiny
+import tiny_decoder
 
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
@@ -308,6 +309,10 @@ def test_prompt_is_merged_with_its_base_model(base, tmp_path):
   other = checkpoints.open_checkpoint(tiny.save_base(tmp_path / "other", 1))
   with pytest.raises(ValueError, match="belongs to another model"):
     checkpoint_conversion.add_prompt(other, file, name)
+  # Neither format holds a decoder with a prompt.
+  decoder = checkpoints.open_checkpoint(tiny_decoder.save(tmp_path / "decoder"))
+  with pytest.raises(ValueError, match="Expected a T5"):
+    checkpoint_conversion.add_prompt(decoder, file, name)
 
 
 @pytest.mark.parametrize(
