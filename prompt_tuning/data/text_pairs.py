@@ -130,8 +130,10 @@ def make_targets(
   """
   is_guess = labels is None
   labels = find_labels(targets) if labels is None else labels
-  if others := [x for x in labels if not isinstance(x, str) or not x.strip()]:
-    raise ValueError(f"Expected labels to be texts, got {others[0]!r}.")
+  for label in labels:
+    # An empty cell is refused later, by its place.
+    if not isinstance(label, str) or not (is_guess or label.strip()):
+      raise ValueError(f"Expected labels to be texts, got {label!r}.")
 
   @functools.cache
   def write(text: str) -> str:
