@@ -23,11 +23,14 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 # Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
 # Names of target columns, and of columns that are neither input nor target:
-# the last two are those of a data frame's index in a file and in a Dataset.
+# the last two are those of a data frame's index in a file, written once or more
+# often ("Unnamed: 0.1"), and in a Dataset.
 _TARGETS = ("target", "label", "completion", "answer", "output", "class")
 # They may be inputs beside one of those.
 _OTHER_TARGETS = ("sentiment", "category")
-_NOT_INPUTS = ("idx", "id", "index", "unnamed: 0", "__index_level_0__")
+_NOT_INPUTS = re.compile(
+  r"(?i)idx|id|index|unnamed: 0(\.\d+)*|__index_level_0__"
+)
 # The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
 
@@ -149,7 +152,7 @@ def choose_columns(
         "--target_column=..."
       )
     target = found[0]
-  others = (x for x in columns if x != target and x.lower() not in _NOT_INPUTS)
+  others = (x for x in columns if x != target and not _NOT_INPUTS.fullmatch(x))
   is_found, inputs = not inputs, tuple(inputs or others)
   if not inputs or target in inputs:
     raise ValueError(

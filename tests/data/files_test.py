@@ -68,7 +68,7 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
   expected = [x["targets"] for x in read(path).splits["train"]]
   indexed = [
     frame.assign(**{name: range(40)})
-    for name in ("Unnamed: 0", "__index_level_0__")
+    for name in ("Unnamed: 0", "Unnamed: 0.1", "__index_level_0__")
   ]
   for data in (frame, Table(rows), str(tmp_path / "frame.parquet"), *indexed):
     assert files.is_data(data)
