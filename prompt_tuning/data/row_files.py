@@ -31,6 +31,9 @@ _OTHER_TARGETS = ("sentiment", "category")
 _NOT_INPUTS = re.compile(
   r"(?i)idx|id|index|unnamed: 0(\.\d+)*|__index_level_0__"
 )
+_JSON_REMEDY = (
+  "Mend that line. Each line is an object, or a .json file one list of objects."
+)
 # The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
 
@@ -315,7 +318,7 @@ def _json_lines(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
     if not content.strip():
       continue
     where = f"{path}, line {line}"
-    with project_files.parsing(where, "a JSON object", "Mend that line."):
+    with project_files.parsing(where, "a JSON object", _JSON_REMEDY):
       value = json.loads(content, object_pairs_hook=_fields)
     yield where, line, value
 

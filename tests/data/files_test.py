@@ -305,6 +305,11 @@ def test_lines_and_values(tmp_path):
     ("r.jsonl", b'{"a": 1, "a": 2}\n', "line 1 is .* two columns are called a"),
     ("r.csv", b'"a", "b"\n1,2\n', "line 1, column 2: .* space .* quotes"),
     ("r.jsonl", b"[" * 100_000, "line 1 is not a JSON object"),
+    (
+      "r.json",
+      b'{\n"data": [{"a": 1}]\n}',
+      "line 1 is .* one list of objects",
+    ),
     ("r.json", b'[{"a": 1},\n 2]', r"r\.json, row 2: .* object, got int"),
     ("r.json", b'[{"a": 1}, {"a": []}]', r"row 2, column a: expected text"),
     (
