@@ -73,7 +73,7 @@ class Row:
 
 
 def is_table(data: Any) -> bool:
-  """Returns whether it is a pandas.DataFrame or a datasets.Dataset."""
+  """Returns whether it is a frame of pandas or Polars, or a Dataset."""
   return hasattr(data, "to_dict") and (
     hasattr(data, "columns") or hasattr(data, "column_names")
   )
@@ -227,9 +227,13 @@ def _records(
   for column in columns:
     if columns.count(column) > 1:
       raise ValueError(f"{path}: two columns are called {column}.")
-  if is_frame:
+  if hasattr(table, "to_dicts"):  # Polars.
+    table = table.to_dicts()
+  elif is_frame:
     missing = table.isna()
     table = table.astype(object).mask(missing, None).to_dict("records")
+  elif hasattr(table, "format"):  # Rows may be of NumPy's or PyTorch's objects.
+    table = table.with_format(columns=table.format["columns"])
   for number, record in enumerate(table, 1):
     cells = {str(k): x for k, x in record.items()}
     for column in names.keys() & cells.keys():

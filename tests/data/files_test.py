@@ -60,6 +60,32 @@ class Table:
     return iter(self._rows)
 
 
+class FormattedTable(Table):
+  """A datasets.Dataset after `with_format("numpy")`."""
+
+  def __init__(self, rows):
+    super().__init__(rows)
+    self.format = {"type": "numpy", "columns": ["text", "label"]}
+
+  def with_format(self, type=None, columns=None):
+    assert type is None
+    return Table([{x: row[x] for x in columns} for row in self._rows])
+
+  def __iter__(self):
+    raise AssertionError
+
+
+def test_rows_of_other_libraries_are_read_as_pythons():
+  rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+  formatted = FormattedTable([{**x, "hidden": [1]} for x in rows])
+  frame = types.SimpleNamespace(  # As Polars has it.
+    columns=["text", "label"], to_dict=dict, to_dicts=lambda: rows
+  )
+  for data in (formatted, frame):
+    assert files.is_data(data)
+    assert files.pairs(data) == [("a", "1"), ("b", "0")]
+
+
 def test_tables_and_parquet_are_as_the_file(tmp_path):
   rows = [{"text": f"film {i}", "label": label(i)} for i in range(40)]
   frame = pd.DataFrame(rows)
