@@ -97,9 +97,11 @@ def _windows(content: Mapping[str, Any], family: str) -> tuple[int | None, int]:
   """Returns the window, and which layers lack it; see `DecoderConfig`."""
   window, layers = content.get("sliding_window"), content["num_hidden_layers"]
   every = content.get("sliding_window_pattern", _GLOBAL_EVERY.get(family, 0))
-  if family.startswith("qwen") and not content.get("layer_types"):
+  kinds = content.get("layer_types")
+  # In these, transformers ignores a window.
+  if family in ("llama", "gemma") or (family[:4] == "qwen" and not kinds):
     return None, 0
-  if window is None or not (kinds := content.get("layer_types")):
+  if window is None or not kinds:
     return window, every if window else 0
   is_global = [x != "sliding_attention" for x in kinds]
   if all(is_global):

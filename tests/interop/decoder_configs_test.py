@@ -1,0 +1,20 @@
+"""Settings of decoders in configurations of Hugging Face's."""
+
+import pathlib
+
+import pytest
+import tiny_decoder
+
+from prompt_tuning.interop import decoder_configs
+
+FILE = pathlib.Path("config.json")
+
+
+@pytest.mark.parametrize(
+  ("family", "window"), [("llama", None), ("gemma", None), ("mistral", 3)]
+)
+def test_a_window_counts_where_transformers_reads_it(family, window):
+  content = {**tiny_decoder.CONFIG, "model_type": family, "sliding_window": 3}
+  if family == "gemma":
+    content["hidden_activation"] = "gelu_pytorch_tanh"
+  assert decoder_configs.read_config(FILE, content).window == window
