@@ -20,6 +20,9 @@ _FAMILIES: dict[str, dict[str, Any]] = {
   "gemma3_text": {"has_post_norms": True, "has_qk_norm": True},
 }
 MODEL_TYPES = tuple(_FAMILIES)
+REMEDY = (
+  "If the file is whole, this model is not supported: choose another one."
+)
 # The copy of a tied head, and what follows from the configuration.
 UNREAD = r"lm_head\.weight|.*\.rotary_emb\.inv_freq"
 _GEMMA = {"norm_offset": 1, "scales_embedding": True}
@@ -56,7 +59,7 @@ def read_config(file: pathlib.Path, content: Mapping[str, Any]) -> Any:
   for name, expected in _FIXED.items():
     if (value := content.get(name, expected)) not in (expected, None):
       raise ValueError(f"{file}: expected {name} {expected}, got {value}.")
-  with parsing.of(file, "the configuration of a decoder"):
+  with parsing.of(file, "the configuration of a decoder", REMEDY):
     return _config(content)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from prompt_tuning.data import chat_templates
 from prompt_tuning.data.chat_templates import ChatTemplate
 from prompt_tuning.interop import (
+  decoder_configs,
   hugging_face,
   local_files,
   parameter_names,
@@ -42,7 +43,7 @@ def convert(
   import gguf
 
   local_files.check_new(folder)
-  with parsing.of(file, "a GGUF file of a Llama"):
+  with parsing.of(file, "a GGUF file of a Llama", decoder_configs.REMEDY):
     reader = gguf.GGUFReader(file)
     fields = {name: x.contents() for name, x in reader.fields.items()}
     config = _config(fields)

@@ -28,7 +28,9 @@ def read_config(file: pathlib.Path, content: Mapping[str, Any]) -> Any:
   Raises:
     ValueError: if our network does not compute the model.
   """
-  with parsing.of(file, "the configuration of a T5Gemma"):
+  with parsing.of(
+    file, "the configuration of a T5Gemma", decoder_configs.REMEDY
+  ):
     family = content["model_type"]
     is_merged = family == "t5gemma2"
     encoder, decoder = content["encoder"], content["decoder"]

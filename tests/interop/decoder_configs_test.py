@@ -18,3 +18,9 @@ def test_a_window_counts_where_transformers_reads_it(family, window):
   if family == "gemma":
     content["hidden_activation"] = "gelu_pytorch_tanh"
   assert decoder_configs.read_config(FILE, content).window == window
+
+
+def test_another_model_is_not_called_damaged():
+  content = {**tiny_decoder.CONFIG, "rope_scaling": {"type": "yarn"}}
+  with pytest.raises(ValueError, match=r"llama3, got 'yarn'\. .*supported"):
+    decoder_configs.read_config(FILE, content)
