@@ -15,6 +15,12 @@ from t5x.files import parsing
 _PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 # T5's sentinels are not in its SentencePiece file; seqio appends them.
 _SENTINEL = re.compile(r"<extra_id_\d+>")
+# Steps around the model: repeated spaces are joined, or texts split at them, as
+# transformers 5 and the files of T5 on the hub do.
+_STEPS = (
+  ["Precompiled", "Replace", "Metaspace"],
+  ["Precompiled", "WhitespaceSplit", "Metaspace"],
+)
 
 
 def files_in(folder: epath.Path) -> list[epath.Path]:
@@ -86,17 +92,16 @@ def _rebuilt(tokenizer: Any) -> bytes:
 
   steps = tokenizer["normalizer"] or {}
   steps = steps.get("normalizers", [steps])
-  kinds = [step.get("type") for step in steps]
-  pre_tokenizer = tokenizer["pre_tokenizer"] or {}
-  if (
-    kinds != ["Precompiled", "Replace"]
-    or pre_tokenizer.get("type") != "Metaspace"
-    or pre_tokenizer.get("prepend_scheme") != "always"
-  ):
+  splits = tokenizer["pre_tokenizer"] or {}
+  splits = splits.get("pretokenizers", [splits])
+  kinds = [step.get("type") for step in (*steps, *splits)]
+  # Older files have a flag for it.
+  scheme = "always" if splits[-1].get("add_prefix_space") else None
+  scheme = splits[-1].get("prepend_scheme", scheme)
+  if kinds not in _STEPS or scheme != "always":
     raise ValueError(
-      "expected T5's normalisation, [Precompiled, Replace] and then"
-      f" Metaspace with a space always in front, got {kinds} and"
-      f" {pre_tokenizer}."
+      f"expected T5's normalisation, {' or '.join(map(str, _STEPS))} with a"
+      f" space always in front, got {kinds} and {splits}."
     )
   normalizer = proto.normalizer_spec
   normalizer.name = "nmt_nfkc"

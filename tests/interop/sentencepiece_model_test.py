@@ -97,6 +97,18 @@ def test_encodes_and_decodes_as_the_original(original, tokenizer, tmp_path):
     assert getattr(rebuilt, name)() == getattr(expected, name)(), name
 
 
+@pytest.mark.parametrize(
+  "in_front", [{"prepend_scheme": "always"}, {"add_prefix_space": True}]
+)
+def test_texts_may_be_split_at_spaces(tokenizer, tmp_path, in_front):
+  """As transformers 5 and the older files of the hub do."""
+  expected = _rebuild(tokenizer, tmp_path)
+  tokenizer["normalizer"] = tokenizer["normalizer"]["normalizers"][0]
+  steps = [{"type": "WhitespaceSplit"}, {"type": "Metaspace", **in_front}]
+  tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+  assert _rebuild(tokenizer, tmp_path) == expected
+
+
 def test_tokenizer_alone_makes_a_file_in_the_cache(
   tokenizer, tmp_path, monkeypatch
 ):
