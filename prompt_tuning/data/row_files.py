@@ -113,8 +113,10 @@ def read(path: Any) -> list[Row]:
       f"Expected a file that ends in {', '.join(SUFFIXES)}, got {path}."
     )
   else:
-    text = _text(path)
+    # Excel may say the delimiter first. One in a quoted name does not count.
+    text = re.sub(r"\Asep=.(?=[\r\n])", "", _text(path))
     header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    header = re.sub('"[^"]*"', "", header)
     comma = ";" if ";" in header and "," not in header else ","
     rows = list(_delimited(path, text, "\t" if ending == ".tsv" else comma))
   if not rows:

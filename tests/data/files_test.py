@@ -284,6 +284,7 @@ ROWS = [
     ("r.csv", '\ufefftext,label\r\n"a ""b"", c\nd",good\r\ne; f,bad\r\n'),
     ("r.csv", 'text;label\n"a ""b"", c\nd";good\n"e; f";bad\n'),
     ("r.csv", '\n\ntext;label\n"a ""b"", c\nd";good\n"e; f";bad'),
+    ("r.csv", 'sep=;\r\ntext;label\r\n"a ""b"", c\nd";good\r\n"e; f";bad\r\n'),
     ("r.csv", 'text;label\r"a ""b"", c\nd";good\r"e; f";bad\r'),
     ("r.TSV", 'text\tlabel\n"a ""b"", c\nd"\tgood\n\ne; f\tbad'),
     ("r.jsonl", "\n\n".join(map(json.dumps, ROWS))),
@@ -301,6 +302,8 @@ def test_lines_and_values(tmp_path):
   path = tmp_path / "r.csv"
   path.write_text('a,b\n"1\n2",3\n\n4,5\n')
   assert [row.line for row in row_files.read(str(path))] == [2, 5]
+  path.write_text('"a, b";b\n1;2\n')
+  assert cells(path) == [{"a, b": "1", "b": "2"}]
   path.write_text('a,b\n" ""Great"" he said, ""yes""",1\n')
   assert cells(path) == [{"a": ' "Great" he said, "yes"', "b": "1"}]
   path = tmp_path / "r.jsonl"
