@@ -157,11 +157,11 @@ def read(
 
 
 def is_data(data: Any) -> bool:
-  """Returns whether `read` may take it: a table, or the path of a file."""
-  return row_files.is_table(data) or (
-    isinstance(data, str | os.PathLike)
-    and os.fspath(data).lower().endswith(row_files.SUFFIXES)
-  )
+  """Returns whether it is a table, or the path of a file, of any kind."""
+  if not isinstance(data, str | os.PathLike):
+    return row_files.is_table(data)
+  is_known = os.fspath(data).lower().endswith(row_files.SUFFIXES)
+  return is_known or os.path.isfile(data)
 
 
 def pairs(

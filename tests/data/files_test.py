@@ -60,6 +60,15 @@ class Table:
     return iter(self._rows)
 
 
+def test_another_file_is_refused_as_a_file(tmp_path):
+  path = tmp_path / "reviews.csv.gz"
+  assert not files.is_data(path)
+  path.touch()
+  assert files.is_data(path)
+  with pytest.raises(ValueError, match=r"ends in \.csv.* got .*csv\.gz"):
+    files.pairs(path)
+
+
 class FormattedTable(Table):
   """A datasets.Dataset after `with_format("numpy")`."""
 
