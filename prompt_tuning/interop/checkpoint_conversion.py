@@ -1,5 +1,6 @@
 """Conversion of models between T5X's checkpoints and Hugging Face's folders."""
 
+import contextlib
 import dataclasses
 
 from etils import epath
@@ -151,4 +152,10 @@ def _vocabulary(model: BaseCheckpoint) -> bytes | None:
       )
     if found:
       return found[0].read_bytes()
+  tokenizer = folder / hugging_face.TOKENIZER
+  if tokenizer.is_file():  # transformers 5 saves nothing else.
+    from prompt_tuning.interop import sentencepiece_model  # And TensorFlow.
+
+    with contextlib.suppress(ValueError):  # It is another network's.
+      return sentencepiece_model.sentencepiece_from_tokenizer_json(tokenizer)
   return None

@@ -98,11 +98,21 @@ def test_distance_that_no_checkpoint_records_is_the_networks():
   assert t5_configs.FIXED[name] == getattr(CONFIG, name)
 
 
-def test_vocabulary_is_copied_and_none_is_replaced(folder, tmp_path):
+def test_vocabulary_is_copied_and_none_is_replaced(
+  folder, tmp_path, monkeypatch
+):
   # Of whatever is beside the folder.
   (tmp_path / "another.model").write_bytes(b"another")
+  (folder / "tokenizer.json").write_text("{}")  # Not T5's.
   _convert("hf", folder, "t5x", tmp_path / "none")
   assert not (tmp_path / "none" / "spiece.model").exists()
+  # As transformers 5 leaves it.
+  read = "prompt_tuning.interop.sentencepiece_model"
+  read = f"{read}.sentencepiece_from_tokenizer_json"
+  monkeypatch.setattr(read, lambda path: path.name.encode())
+  _convert("hf", folder, "t5x", tmp_path / "made")
+  made = tmp_path / "made" / "spiece.model"
+  assert made.read_bytes() == b"tokenizer.json"
   (folder / "sentencepiece.model").write_bytes(b"vocabulary")
   _convert("hf", folder, "t5x", tmp_path / "t5x")
   copy = tmp_path / "t5x" / "spiece.model"
