@@ -150,9 +150,11 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,
   ):
+    is_quantised = "quantization_config" in (folder / CONFIG).read_text()
+    why = " It is quantised: choose the model that is not." * is_quantised
     raise ValueError(
       f"{folder} is not a model of the sizes in {CONFIG}: {len(problems)} "
-      f"differences. {'; '.join(problems[:10])}."
+      f"differences. {'; '.join(problems[:10])}.{why}"
     )
   arrays = {
     name: _turned_array(name, tensors[key]) for name, key in keys.items()

@@ -230,6 +230,9 @@ def test_refuses_missing_extra_and_quantised_tensors(folder):
     ValueError, match=r"lm_head\.weight: expected .* got None"
   ):
     hugging_face.open_folder(folder)
+  _configure(folder, quantization_config={"quant_method": "gptq"})
+  with pytest.raises(ValueError, match="quantised: choose the model that is"):
+    hugging_face.open_folder(folder)
   os.truncate(folder / WEIGHTS, 10_000)
   with pytest.raises(ValueError, match="not a safetensors file"):
     hugging_face.open_folder(folder)
