@@ -280,7 +280,8 @@ def _checked(split: str, pairs: Pairs) -> Sequence[tuple[str, str]]:
   if isinstance(pairs, Mapping):
     raise ValueError(
       f"Expected {split} to be pairs (input, target), got a mapping. Give "
-      "list(x.items()), or list(zip(inputs, targets)) of two columns."
+      "list(x.items()), list(zip(inputs, targets)) of two columns, or of a "
+      "DatasetDict one split: x['train']."
     )
   pairs = list(pairs)
   if not pairs:

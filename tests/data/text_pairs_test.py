@@ -104,3 +104,9 @@ def test_pairs_may_be_any_iterable(ladder):
     made = text_pairs.make({"train": pairs}, ladder)
     assert made.task.name == expected.task.name
     assert made.lengths == expected.lengths
+
+
+def test_splits_of_a_library_are_not_pairs(ladder):
+  """`datasets.load_dataset` returns all of them by default."""
+  with pytest.raises(ValueError, match=r"of a DatasetDict one .*'train'"):
+    text_pairs.make({"train": {"train": PAIRS}}, ladder)  # pyright: ignore[reportArgumentType]
