@@ -222,3 +222,14 @@ def test_name_is_registered_for_a_while():
   with datasets.registered(task) as name:
     assert seqio.get_mixture_or_task(name) is task
   assert name not in seqio.TaskRegistry.names()
+
+
+def test_task_of_two_mixtures_is_one_task():
+  """Its rates add up, as in seqio, and it is not evaluated twice."""
+  add = seqio.MixtureRegistry.add
+  inner = add("bound_inner", [(tiny.TASK, 1.0), (tiny.OTHER_TASK, 1.0)])
+  outer = add("bound_outer", [(inner.name, 2.0), (tiny.TASK, 1.0)])
+  cfg = tiny.dataset_config(mixture_or_task_name=outer.name)
+  bound = datasets.for_model(cfg, tiny.make_model()).task_or_mixture()
+  found = [(task.name, bound.get_rate(task)) for task in bound.tasks]
+  assert found == [(task.name, outer.get_rate(task)) for task in outer.tasks]

@@ -1,5 +1,6 @@
 """A run goes on in its folder with the settings that it began with."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -150,3 +151,9 @@ def test_more_steps_go_on_and_the_record_says_from_where(
   assert record["changes"] == [change]
   assert record["configuration"]["hash"] == longer.hash
   assert identity.read(str(tmp_path)) == (longer, [change])
+
+
+def test_facts_that_older_checkpoints_lack_have_their_defaults():
+  info = resume.RunInfo("task", 0, None, None, seed=0, shuffle_seed=0)
+  resumed = info.resumed({"first_step": 5, "evals": []}, 9)
+  assert resumed == dataclasses.replace(info, first_step=5)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
 import dataclasses
+import functools
 import importlib
 import secrets
 from typing import Annotated, Any
@@ -133,13 +134,22 @@ def for_model(cfg: DatasetConfig, model: Any) -> DatasetConfig:
 def _bound(
   provider: seqio.Task | seqio.Mixture, model: Any
 ) -> seqio.Task | seqio.Mixture:
-  if isinstance(provider, seqio.Mixture):
-    parts = {k: _bound(x, model) for k, x in provider._task_map.items()}
+  # Once each: seqio takes two copies of a task for two tasks.
+  @functools.cache
+  def bound(provider: Any) -> Any:
+    if not isinstance(provider, seqio.Mixture):
+      return _bound_task(provider, model)
+    parts = {k: bound(x) for k, x in provider._task_map.items()}
     mixture = copy.copy(provider)
     mixture._task_map = parts
     mixture._tasks = [parts[x.name] for x in provider._tasks]
     mixture._sub_mixtures = [parts[x.name] for x in provider._sub_mixtures]
     return mixture
+
+  return bound(provider)
+
+
+def _bound_task(task: seqio.Task, model: Any) -> seqio.Task:
   features = {
     name: dataclasses.replace(
       feature,
@@ -148,16 +158,14 @@ def _bound(
       else model.output_vocabulary,
       add_eos=feature.add_eos and (model.ends_inputs or name != "inputs"),
     )
-    for name, feature in provider.output_features.items()
+    for name, feature in task.output_features.items()
     if getattr(type(feature.vocabulary), "stands_for_model", False)
     # The task may have been made for the model.
     or (not model.ends_inputs and feature.vocabulary == model.output_vocabulary)
   }
   if not features:
-    return provider
-  return provider.replace(
-    output_features={**provider.output_features, **features}
-  )
+    return task
+  return task.replace(output_features={**task.output_features, **features})
 
 
 @contextlib.contextmanager

@@ -56,7 +56,9 @@ class RunInfo:
   def resumed(self, saved: Mapping[str, Any], step: int) -> "RunInfo":
     """Adds the past of a run: what its checkpoint of a step has `saved`."""
     past = ("first_step", "evals", "acted", "is_stopped", "seconds")
-    info = dataclasses.replace(self, **{name: saved[name] for name in past})
+    # Older checkpoints lack some.
+    known = {name: saved[name] for name in past if name in saved}
+    info = dataclasses.replace(self, **known)
     if "TRAIN_EVAL" in info.acted and not info.is_evaluated(step):
       # An evaluation of the loss alone is done again.
       info.acted["TRAIN_EVAL"] = [
