@@ -1,4 +1,4 @@
-# The server of docs/serving.md:
+# Serves prompts (docs/deploying.md):
 #
 #   docker build --tag prompt-tuning .
 #   docker run --publish=8000:8000 --volume=prompts:/prompts --volume=jobs:/jobs \

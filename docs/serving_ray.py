@@ -1,4 +1,4 @@
-"""Replicas of the server by Ray Serve: see docs/serving.md.
+"""Replicas of the server by Ray Serve: see docs/deploying.md.
 
   serve run docs.serving_ray:replicas replicas=2 \\
     checkpoint=checkpoints/t5_small prompts=/shared/prompts
