@@ -86,15 +86,18 @@ class Answer:
         None if math.isnan(token.log_prob) else token.log_prob
         for token in tokens
       ],
-      "top_logprobs": [
-        {self._piece(i): value for i, value in token.top} for token in tokens
-      ]
-      if top
-      else None,
+      "top_logprobs": [*map(self._likeliest, tokens)] if top else None,
       "text_offset": [
         len(self.vocabulary.decode(ids[:i])) for i in range(first, len(ids))
       ],
     }
+
+  def _likeliest(self, token: Token) -> dict[str, float]:
+    """Returns the likeliest texts; the first of tokens with one text counts."""
+    found = {}
+    for i, log_prob in token.top:
+      found.setdefault(self._piece(i), log_prob)
+    return found
 
   def _piece(self, token: int) -> str:
     """Returns the text of a single token."""

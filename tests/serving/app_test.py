@@ -184,6 +184,16 @@ def test_answer_ends_before_a_stop():
   assert "".join(sent) + stream.rest() == "one t"
 
 
+def test_the_likeliest_of_tokens_with_one_text_is_shown():
+  letters = types.SimpleNamespace(
+    decode=lambda ids: "".join(map(chr, ids)).lower()
+  )
+  top = (ord("a"), -1.0), (ord("b"), -2.0), (ord("A"), -3.0)
+  answer = Answer(letters, [], [Token(ord("a"), -1.0, top)])
+  (shown,) = answer.log_probs(3)["top_logprobs"]
+  assert list(shown.items()) == [("a", -1.0), ("b", -2.0)]
+
+
 def _post(service, body, send, leaves=False):
   """Posts a completion to the ASGI application; the client leaves or waits."""
   content = json.dumps(body).encode()
