@@ -7,6 +7,7 @@ import hashlib
 import json
 import pathlib
 import re
+import sqlite3
 import threading
 import types
 
@@ -22,7 +23,7 @@ import uvicorn
 from prompt_tuning import prompt_files
 from prompt_tuning.serving import app
 from prompt_tuning.serving.tenants import Limits
-from prompt_tuning.tuning_jobs import worker
+from prompt_tuning.tuning_jobs import jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 
 KEY = "a key of this test"
@@ -256,6 +257,31 @@ def test_a_data_set_becomes_a_prompt(shown, address, service, tmp_path):
     shown.wait(lambda left=left: len(shown.all("#files li")) == left)
   assert any(shown.ask([job.prompt], "abxc").values())
   assert shown.errors() == []
+
+
+def test_a_job_is_followed_past_an_error(shown, service, tmp_path, monkeypatch):
+  """The stream of its events ends with one, and another stream goes on."""
+  other = dataclasses.replace(service, jobs=JobStore(tmp_path, served.BASE))
+  file = other.jobs.add_file("a.jsonl", b'{"prompt": "a", "completion": "b"}')
+  job = other.jobs.add_job(file.id, None, "mine", jobs.Settings()).id
+  failures, events = (
+    [sqlite3.OperationalError("disk I/O error")],
+    JobStore.events,
+  )
+
+  def failing(store, *arguments):
+    if failures:
+      raise failures.pop()
+    return events(store, *arguments)
+
+  monkeypatch.setattr(JobStore, "events", failing)
+  with _running(other) as address:
+    shown.open(address)
+    shown.wait(lambda: shown.all("#jobs button"))
+    shown.one("#jobs button").click()
+    shown.wait(lambda: not failures)
+    other.jobs.cancel(job)
+    shown.wait_for_text("#job [role=status]", "cancelled")
 
 
 def test_everything_is_reached_by_keyboard(shown, address):

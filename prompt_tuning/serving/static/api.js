@@ -54,7 +54,8 @@ export async function* events(path, body, options = {}) {
       if (data === "[DONE]") return;
       if (!data) continue; // A comment, which keeps the connection alive.
       const event = JSON.parse(data);
-      if (event.error) throw new Error(event.error.message);
+      if (event.error)
+        throw Object.assign(new Error(event.error.message), event.error);
       yield event;
     }
   }

@@ -157,7 +157,10 @@ async function follow(view, { id, reading }) {
       if (view.isOver) return;
     } catch (error) {
       // `fetch` raises a TypeError; a proxy answers 502 while a server starts.
-      if (!(error instanceof TypeError || error.status > 501)) throw error;
+      // An event has no status.
+      const { status, type } = error;
+      const mayPass = status > 501 || type === "server_error";
+      if (!(error instanceof TypeError || mayPass)) throw error;
       tell(view.status, "The server cannot be reached; trying again …");
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
