@@ -92,6 +92,11 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     ValueError: if flags contradict each other, or the demo's files are missing.
   """
   if args.demo:
+    if args.files:
+      raise ValueError(
+        f"--demo serves its own prompts, and not {', '.join(args.files)}: "
+        "leave one of them out."
+      )
     from prompt_tuning.serving import demo
 
     for name, default in demo.defaults().items():
