@@ -42,11 +42,13 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
     ValueError: if they name none or several, or another prompt has a name, or
       requests cannot have a prompt's name.
   """
+  from etils import epath
+
   from prompt_tuning import prompt_files
   from prompt_tuning.interop import prompt_conversion
   from prompt_tuning.tuning_jobs import owners
 
-  target = pathlib.Path(folder)
+  target = epath.Path(folder)
   known, models, copies = set(), {}, {}
   for path in given:
     file = pathlib.Path(os.path.abspath(path))

@@ -1,6 +1,6 @@
 """The demo: a miniature of this repository, with its prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import json
 import os
 import pathlib
@@ -57,16 +57,18 @@ def defaults() -> dict[str, Any]:
   }
 
 
-def examples(model: FrozenModel, prompts: str) -> list[dict[str, str]]:
+def examples(
+  model: FrozenModel, prompts: Iterable[str]
+) -> list[dict[str, str]]:
   """Returns inputs from the test splits of the prompts' tasks.
 
   Args:
     model: The model, whose vocabulary the tasks use.
-    prompts: The folder of prompts, which have the names of tasks.
+    prompts: Names of prompts, which are those of tasks.
   """
   return [
     {"model": name, "input": text}
-    for name in sorted(path.stem for path in pathlib.Path(prompts).iterdir())
+    for name in sorted(prompts)
     if name in seqio.TaskRegistry.names()
     for text, _ in pairs(model, name, "test", _EXAMPLES)
   ]

@@ -188,7 +188,7 @@ def make_service(
     command = [sys.executable, "-m", module, json.dumps(flags)]
     service.supervisor = Supervisor(service.jobs, command)
   if options.demo:
-    service.examples = demo.examples(model, options.prompts)
+    service.examples = demo.examples(model, store.all())
   return service
 
 

@@ -36,7 +36,7 @@ def test_the_demo_has_prompts_of_its_model(args, tmp_path):
     prompt_files.check_compatible(
       metadata, model.fingerprint, vocabulary_lib.sha256(model.vocabulary)
     )
-  examples = demo.examples(model, args.prompts)
+  examples = demo.examples(model, names)
   assert {example["model"] for example in examples} == names
   longest = max(len(model.vocabulary.encode(x["input"])) for x in examples)
   assert longest + 1 + 20 <= max(args.lengths)

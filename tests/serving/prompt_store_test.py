@@ -15,6 +15,8 @@ import safetensors.numpy
 import served
 
 from prompt_tuning import prompt_files
+from prompt_tuning.commands import console
+from prompt_tuning.commands import serve as command
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import prompt_store
@@ -251,3 +253,16 @@ def test_two_servers_share_a_bucket(engine, prompts, monkeypatch):
     second.delete("mine")
     asyncio.run(first.look())
     assert not first.all()
+
+
+def test_a_named_prompt_is_copied_to_a_bucket(tmp_path, prompts, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.npy").write_bytes(served.npy(prompts[1].array))
+  with bucket.in_place_of_googles():
+    folder = f"gs://{bucket.BUCKET}/prompts"
+    words = f"serve mine.npy --checkpoint=none --prompts={folder}".split()
+    for _ in range(2):  # The second time, the same prompt is there.
+      command.complete(console.parse(words))
+    array, _ = prompt_files.load_prompt(f"{folder}/mine.safetensors")
+  np.testing.assert_array_equal(array, prompts[1].array)
+  assert [path.name for path in tmp_path.iterdir()] == ["mine.npy"]
