@@ -82,6 +82,8 @@ class Generating(Schema):
   stream: bool = False
   stream_options: StreamOptions | None = None
   user: str | None = None
+  safety_identifier: str | None = None
+  prompt_cache_key: str | None = None
   # Not OpenAI's: the number of beams of a beam search.
   num_beams: int = pydantic.Field(0, ge=0)
   top_p: Literal[1] | None = None
@@ -210,7 +212,8 @@ class Chat(Generating):
     """Returns log probabilities as answers show them."""
 
     def shown(token: str, log_prob: float) -> dict[str, Any]:
-      utf8 = list(token.encode())
+      # A part of a character is shown as U+FFFD, which has other bytes.
+      utf8 = None if "\ufffd" in token else list(token.encode())
       return {"token": token, "logprob": log_prob, "bytes": utf8}
 
     top = found["top_logprobs"] or [{}] * len(found["tokens"])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import served
 
+from prompt_tuning.serving import schemas
+
 MESSAGES = [
   {"role": "system", "content": "You are brief."},
   {"role": "user", "content": "another"},
@@ -40,8 +42,19 @@ def test_chat_answers_the_last_message_as_a_completion_does(client):
   # Without a limit, the server's longest answer.
   free = chat(max_tokens=None, max_completion_tokens=None)
   assert free.choices[0].message.content == expected.text
-  short = chat(max_completion_tokens=2)
+  # OpenAI's two parts of `user` say nothing of the answer either.
+  names = {"safety_identifier": "ann", "prompt_cache_key": "ann"}
+  short = chat(max_completion_tokens=2, **names)
   assert short.usage.completion_tokens <= 2
+
+
+def test_part_of_a_character_has_no_bytes():
+  """Its own are unknown, and those of its text are another character's."""
+  body = schemas.Chat(model="a", messages=MESSAGES)
+  tokens = ["\xe9", "\ufffd"]
+  logs = {"tokens": tokens, "token_logprobs": [0.0, 0.0], "top_logprobs": None}
+  found = [x["bytes"] for x in body.log_probs(logs)["content"]]
+  assert found == [[0xC3, 0xA9], None]
 
 
 def test_embedding_is_the_mean_of_the_encoded_input(client, service, prompts):
