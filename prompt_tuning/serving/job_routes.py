@@ -1,7 +1,7 @@
 """`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -55,9 +55,12 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
 
   @app.get("/v1/fine_tuning/jobs")
   @route
-  def jobs(limit: Limit = 20, after: str | None = None):
-    shown = functools.partial(_job, service)
-    return page({job.id: job for job in own().jobs()}, shown, limit, after)
+  def jobs(
+    request: fastapi.Request, limit: Limit = 20, after: str | None = None
+  ):
+    shown, query = functools.partial(_job, service), request.query_params
+    found = {job.id: job for job in own().jobs() if _has_notes(job, query)}
+    return page(found, shown, limit, after)
 
   @app.get("/v1/fine_tuning/jobs/{id}")
   @route
@@ -117,8 +120,10 @@ def _add_files(app: fastapi.FastAPI, service: Service) -> None:
   async def upload(
     file: fastapi.UploadFile,
     purpose: Literal["fine-tune"] = fastapi.Form(),
+    # Refused, as files stay until they are deleted.
+    end: None = fastapi.Form(None, alias="expires_after[anchor]"),
   ):
-    del purpose
+    del purpose, end
     name = (file.filename or "data.jsonl")[:200]
     content = await file.read()
 
@@ -299,6 +304,15 @@ def _job(service: Service, job: Job) -> dict[str, Any]:
     "integrations": [],
     "error": failure if job.error else None,
   }
+
+
+def _has_notes(job: Job, query: Mapping[str, str]) -> bool:
+  """Returns whether a job has the metadata of a query: metadata[KEY]=VALUE."""
+  return all(
+    (job.metadata or {}).get(name[len("metadata[") : -1]) == value
+    for name, value in query.items()
+    if name.startswith("metadata[")
+  )
 
 
 def _event(event: JobEvent) -> dict[str, Any]:

@@ -213,6 +213,17 @@ def test_all_of_many_events_are_sent(store, ask, monkeypatch):
     served.check_error(refused, 400, f"A stream has no {name}: .*Last-Event-ID")
 
 
+def test_jobs_are_found_by_their_notes(store, client):
+  file = store.add_file("data.jsonl", LINE).id
+  notes = None, {"team": "ours"}, {"team": "ours", "try": "2"}
+  added = [
+    store.add_job(file, None, "mine", jobs.Settings(), x).id for x in notes
+  ]
+  for number, wanted in enumerate(notes):
+    found = client.fine_tuning.jobs.list(metadata=wanted or {})
+    assert {job.id for job in found} == {*added[number:]}
+
+
 def test_files_have_an_order_and_a_purpose(store, client):
   added = [store.add_file(f"{i}.jsonl", LINE).id for i in range(3)]
 
@@ -224,6 +235,9 @@ def test_files_have_an_order_and_a_purpose(store, client):
   assert listed(order="asc", after=added[1]) == added[2:]
   assert listed(order="desc", purpose="fine-tune") == added[::-1]
   assert listed(purpose="batch") == []
+  end = {"anchor": "created_at", "seconds": 3600}
+  with pytest.raises(openai.BadRequestError, match="expires_after"):
+    client.files.create(file=LINE, purpose="fine-tune", expires_after=end)
 
 
 def test_health_reports_jobs_that_nobody_works_on(service, ask):
