@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import inspect
-from typing import Any
+from typing import Annotated, Any
 
 import jax
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 import seqio
 
 from t5x import checkpoints, gin_utils, models, partitioning, utils
@@ -18,6 +18,9 @@ from t5x.input import damage
 from t5x.input.datasets import DatasetConfig
 from t5x.runs import events, initialization
 from t5x.train_state import TrainState
+
+# JAX would take others modulo 2**32: two seeds would be the same run.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Plan:
   eval_period: PositiveInt
   relative_steps: NonNegativeInt | None = None
   stats_period: PositiveInt | None = None
-  random_seed: int | None
+  random_seed: Seed | None
   use_hardware_rng: bool = False
   summarize_config_fn: Callable[..., None] | None = None
   inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator
@@ -105,8 +108,9 @@ class Plan:
   should_stop: events.ShouldStop = events.never
 
   def __post_init__(self):
-    numbers = (k for k in vars(self) if k.endswith(("_steps", "_period")))
-    arguments.check(Plan, {name: getattr(self, name) for name in numbers})
+    ends = ("_steps", "_period", "_seed", "actions")
+    checked = {k: x for k, x in vars(self).items() if k.endswith(ends)}
+    arguments.check(Plan, checked)
     modes = list(trainer_lib.ActionMode.__members__)
     if unknown := set(self.actions or ()) - set(modes):
       raise ValueError(
@@ -184,7 +188,7 @@ class FrozenPlan:
   restore_checkpoint_cfg: utils.RestoreCheckpointConfig
   partitioner: partitioning.PjitPartitioner
   output_dir: str
-  fallback_init_rng: int | None = None
+  fallback_init_rng: Seed | None = None
   summarize_config_fn: Callable[..., None] | None = (
     gin_utils.summarize_gin_config
   )
