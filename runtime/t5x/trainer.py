@@ -102,6 +102,15 @@ class Trainer:
       self.train_state, self.partitioner.shard_batch(batch)
     )
 
+  def check_batch_size(self, size: int) -> None:
+    """Raises ValueError if the microbatches do not divide a batch."""
+    parts = self.num_microbatches
+    if parts is not None and (parts < 1 or size % parts):
+      raise ValueError(
+        f"Expected NUM_MICROBATCHES that divides BATCH_SIZE={size}, got "
+        f"{parts}."
+      )
+
   def trace_train_step(self, train_state: TrainState, batch: Any) -> Any:
     """Traces a step for shapes, as `jax.jit(...).trace` does."""
     return self._train_step.trace(train_state, batch)

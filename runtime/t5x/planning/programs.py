@@ -96,6 +96,7 @@ class Command:
           train_state_axes=axes,
           rng=jax.random.key(0),
         )
+        trainer.check_batch_size(arguments["train_dataset_cfg"].batch_size)
         traced = trainer.trace_train_step(state, batch)
         steps = arguments.get("relative_steps")
       elif name == "restore":

@@ -133,11 +133,7 @@ def _open(
     train_state_axes=initializer.train_state_axes,
     rng=rng,
   )
-  size, parts = plan.train_dataset_cfg.batch_size, trainer.num_microbatches
-  if parts is not None and (parts < 1 or size % parts):
-    raise ValueError(
-      f"Expected NUM_MICROBATCHES that divides BATCH_SIZE={size}, got {parts}."
-    )
+  trainer.check_batch_size(plan.train_dataset_cfg.batch_size)
   shuffle_seed = resume.choose_seed(
     plan.train_dataset_cfg.seed, run_info, "shuffle_seed"
   )
