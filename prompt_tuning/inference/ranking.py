@@ -11,12 +11,13 @@ score all labels in one pass of the decoder; see `programs.Network.score`.
 
 from collections.abc import Callable, Sequence
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
 
 if TYPE_CHECKING:
   from seqio import Vocabulary
@@ -35,7 +36,7 @@ def rank_labels(
   tokens_to_logits: Callable[[Any], tuple[jax.Array, Any]],
   eos_id: int,
   num_decodes: int,
-  labels: Sequence[str],
+  labels: Annotated[Sequence[str], Field(min_length=1)],
   vocabulary: Vocabulary,
   normalize: bool = False,
   **unused: Any,

@@ -34,6 +34,7 @@ _LIMITS = {
   "ge": (operator.ge, "of at least"),
   "lt": (operator.lt, "below"),
   "le": (operator.le, "of at most"),
+  "min_length": (lambda x, least: len(x) >= least, "of length at least"),
 }
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
