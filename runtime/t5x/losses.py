@@ -95,6 +95,24 @@ def compute_weighted_cross_entropy(
   )
 
 
+def find_loss_normalizing_factor(
+  given: float | str | SpecialLossNormalizingFactor | None,
+) -> float | SpecialLossNormalizingFactor | None:
+  """Returns a divisor of the loss, given itself or its name in any case.
+
+  Raises:
+    ValueError: if the name is unknown, or the number is not above 0.
+  """
+  names = SpecialLossNormalizingFactor.__members__
+  found = names.get(given.upper(), 0) if isinstance(given, str) else given
+  if isinstance(found, int | float) and not found > 0:
+    raise ValueError(
+      "Expected loss_normalizing_factor to be a number above 0, None or one of "
+      f"{list(names)}, got {given!r}."
+    )
+  return found
+
+
 def get_loss_normalizing_factor_and_weights(
   loss_normalizing_factor: float | str | SpecialLossNormalizingFactor | None,
   batch: Mapping[str, jax.Array],
@@ -112,19 +130,11 @@ def get_loss_normalizing_factor_and_weights(
     AVERAGE_PER_SEQUENCE the weights of each sequence sum to 1.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: as `find_loss_normalizing_factor`.
   """
   weights = batch["decoder_loss_weights"].astype(jnp.float32)
-  if isinstance(loss_normalizing_factor, str):
-    names = SpecialLossNormalizingFactor.__members__
-    if loss_normalizing_factor.upper() not in names:
-      raise ValueError(
-        f"Expected loss_normalizing_factor to be a number, None or one of "
-        f"{list(names)}, got {loss_normalizing_factor!r}."
-      )
-    loss_normalizing_factor = names[loss_normalizing_factor.upper()]
-
-  match loss_normalizing_factor:
+  factor = find_loss_normalizing_factor(loss_normalizing_factor)
+  match factor:
     case SpecialLossNormalizingFactor.NUM_REAL_TARGET_TOKENS:
       return _nonzero(jnp.sum(weights)), weights
     case SpecialLossNormalizingFactor.NUM_TOTAL_TARGET_TOKENS:
@@ -135,7 +145,7 @@ def get_loss_normalizing_factor_and_weights(
       total = jnp.einsum("bst,bt->bs", same.astype(jnp.float32), weights)
       weights = weights / _nonzero(total)
       return _nonzero(jnp.sum(weights)), weights
-  return loss_normalizing_factor, weights
+  return factor, weights
 
 
 def _nonzero(total: jax.Array) -> jax.Array:

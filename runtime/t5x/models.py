@@ -86,6 +86,7 @@ class EncoderDecoderModel:
   def __post_init__(self):
     vocabulary = self.input_vocabulary
     self.input_vocabulary = getattr(vocabulary, "of_inputs", vocabulary)
+    losses.find_loss_normalizing_factor(self.loss_normalizing_factor)
 
   def get_initial_variables(
     self,
