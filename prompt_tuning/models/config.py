@@ -60,7 +60,7 @@ class NetworkConfig:
         is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
       except TypeError:
         is_float = False
-      if not is_float:
+      if dtype is None or not is_float:  # NumPy takes None for float64.
         raise ValueError(
           f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
         )
