@@ -25,6 +25,16 @@ PLACES = {
 }
 
 
+def check_pattern(name: str, pattern: str) -> None:
+  """Raises ValueError if a setting is no regular expression."""
+  try:
+    re.compile(pattern)
+  except re.error as e:
+    raise ValueError(
+      f"Expected {name} to be a regular expression, got {pattern!r}: {e}."
+    ) from e
+
+
 @dataclasses.dataclass(frozen=True)
 class Injections:
   """Modules that parameter-efficient methods add to a T5.
@@ -71,6 +81,11 @@ class Injections:
   delta_targets: str = ".*"
   adapter_targets: str = ".*"
   rescale_targets: str = ".*"
+
+  def __post_init__(self):
+    for name, value in vars(self).items():
+      if name.endswith("_targets"):
+        check_pattern(name, value)
 
   @property
   def used(self) -> dict[str, Factory]:

@@ -5,6 +5,8 @@ import dataclasses
 import re
 from typing import Any
 
+from prompt_tuning import injections
+
 
 @dataclasses.dataclass(frozen=True)
 class MatchesAny:
@@ -16,6 +18,10 @@ class MatchesAny:
   """
 
   patterns: tuple[str, ...]
+
+  def __post_init__(self):
+    for pattern in self.patterns:
+      injections.check_pattern("each pattern (TRAINABLE)", pattern)
 
   def __call__(self, path: str, parameter: Any) -> bool:
     del parameter

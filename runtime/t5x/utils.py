@@ -89,8 +89,16 @@ class RestoreCheckpointConfig:
 
   def __post_init__(self):
     arguments.check(type(self), {"mode": self.mode})
-    for pattern, _ in self.assignment_map or ():
+    for pattern, replacement in self.assignment_map or ():
       arguments.check_pattern("assignment_map", pattern)
+      try:
+        # The empty alternative matches, so the replacement is expanded.
+        re.sub(f"{pattern}|", replacement or "", "")
+      except (re.error, IndexError) as e:
+        raise ValueError(
+          "Expected a replacement in assignment_map with groups of its pattern "
+          f"{pattern!r}, got {replacement!r}: {e}."
+        ) from e
     with contextlib.suppress(TypeError):
       if self.dtype is None or jnp.issubdtype(self.dtype, jnp.floating):
         return
