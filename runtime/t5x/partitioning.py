@@ -109,7 +109,8 @@ class PjitPartitioner:
       logical_axis_rules: Defaults to `standard_logical_axis_rules()`.
 
     Raises:
-      ValueError: if the numbers do not fit the devices.
+      ValueError: if the numbers do not fit the devices, or the platform has
+        none.
     """
     if model_parallel_submesh is not None:
       submesh = int(np.prod(model_parallel_submesh))
@@ -119,7 +120,12 @@ class PjitPartitioner:
           f"{tuple(model_parallel_submesh)} disagree: give one of them."
         )
       num_partitions = submesh
-    devices = _DEVICES.get() or jax.devices(backend)
+    try:
+      devices = _DEVICES.get() or jax.devices(backend)
+    except RuntimeError as e:
+      raise ValueError(
+        f"No devices for PjitPartitioner.backend={backend!r}: {e}"
+      ) from e
     model = num_partitions or 1
     if len(devices) % model:
       raise ValueError(
