@@ -1,4 +1,4 @@
-"""Write seqio's offline cache of tasks, so that their text is tokenized once.
+"""Write seqio's offline cache, so that the text of tasks is tokenized once.
 
   prompt-tuning cache --tasks=super_glue_cb,super_glue_rte \\
     --output_cache_dir=cache --tfds_data_dir=tfds
@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
       splits = [x for x in task.splits if not args.splits or x in args.splits]
       if splits:
         counts = task_cache.write(task, args.output_cache_dir, splits)
-        print(f"{task.name}: {counts or 'is there already'}")
+        print(f"{task.name}: {counts or 'already cached'}")

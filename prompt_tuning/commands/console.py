@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command. An error is one line on stderr.
 
   Args:
-    arguments: The words after `prompt-tuning`; by default the process's, which
-      Ctrl-C and errors then end as they end `t5x.train`.
+    arguments: The words after `prompt-tuning`; by default those of this
+      process, which Ctrl-C and errors then end as they end `t5x.train`.
 
   Returns:
     The exit status.
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     near = " or ".join(alike)
     hint = f"did you mean {near}?" if near else "see --help"
     if words[0] in ("train", "eval", "infer"):
-      hint = f"it is python -m t5x.{words[0]}"
+      hint = f"use python -m t5x.{words[0]}"
     parser.error(f"there is no command {words[0]!r}; {hint}")
   args, rest = parser.parse_known_args(words)
   args.rest, args.words = rest, words[1:]
@@ -103,7 +103,7 @@ def _with_underscores(word: str) -> str:
 class _Formatter(
   argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
 ):
-  """Help with its line breaks, and with the defaults that say something."""
+  """Help that keeps its line breaks and shows only informative defaults."""
 
   def _get_help_string(self, action: argparse.Action) -> str | None:
     if action.default in (None, False, "", [], argparse.SUPPRESS):
@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="prompt-tuning",
     description="Prompt tuning of frozen T5 models.",
-    epilog="Each command has a --help. Training, evaluation and inference are "
-    "python -m t5x.train, t5x.eval and t5x.infer.",
+    epilog="Each command has a --help. To run gin files, use python -m "
+    "t5x.train, t5x.eval and t5x.infer.",
     formatter_class=_Formatter,
   )
   parser.add_argument(

@@ -1,4 +1,4 @@
-"""Convert models between T5X's checkpoints and Hugging Face's folders.
+"""Convert models between T5X checkpoints and Hugging Face folders.
 
   prompt-tuning convert checkpoint --from hf DIR --to t5x OUT [--step=N]
   prompt-tuning convert checkpoint --from t5x CHECKPOINT --to hf OUT
@@ -6,11 +6,11 @@
   prompt-tuning convert checkpoint --from hf DIR --to int8 OUT
 
 hf   a T5 (1.0, 1.1, FLAN-T5) or decoder: config.json and safetensors
-t5x  reads anything that INITIAL_CHECKPOINT_PATH takes; a run is its base model,
-     merged with the parameters of its last checkpoint. Writes
+t5x  as input, anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
+     base model, merged with the parameters of its last checkpoint. As output,
      OUT/checkpoint_<step> of a T5, which Google's T5X can read too
-int8 only writes, and only for this project: the same folder as t5x, or as hf
-     for a decoder or T5Gemma, with matrices in int8
+int8 output only, and only this project reads it: the same files as t5x, or as
+     hf for a decoder or T5Gemma, with matrices in int8
 """
 
 import argparse

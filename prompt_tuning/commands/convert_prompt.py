@@ -3,7 +3,7 @@
   prompt-tuning convert prompt IN OUT [--base_model=google/t5-base-lm-adapt]
 
 IN   prompt.safetensors, a .npy file, the folder of a PEFT adapter, or a
-     checkpoint of T5X or of a run
+     T5X checkpoint, which may be that of a run
 OUT  a name that ends with .safetensors or .npy, or a folder for a PEFT adapter
 """
 

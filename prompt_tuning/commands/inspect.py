@@ -9,7 +9,7 @@ Hugging Face T5; the two may have different formats.
 PROMPT is anything that `convert prompt` reads, and --checkpoint is its base
 model. The command prints norms, the nearest vocabulary pieces and class labels,
 and writes a plot. --audit runs the model with and without the prompt: it shows
-how the prompt changes answers, and whether it leaks its data
+how the prompt changes answers, and whether it leaks its training data
 (docs/auditing.md).
 """
 
@@ -45,11 +45,12 @@ def run(args: argparse.Namespace) -> None:
     args.checkpoint = metadata and metadata.base_model
     if not args.checkpoint:
       raise ValueError(
-        f"{args.path} is a prompt: give the base model, --checkpoint=PATH."
+        f"{args.path} is a prompt: name its base model, --checkpoint=PATH."
       )
   if args.checkpoint and args.other:
     raise ValueError(
-      f"{args.path} is a prompt, which is not compared: leave {args.other} out."
+      f"{args.path} is a prompt. Only checkpoints are compared: leave out "
+      f"{args.other}."
     )
   if args.checkpoint:
     (_audit_prompt if args.audit else _inspect_prompt)(args)
@@ -63,12 +64,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open(args: argparse.Namespace) -> tuple[Any, Any]:
-  """Returns the `TunedPrompt`, and its `FrozenModel`."""
+  """Returns the `TunedPrompt` and its `FrozenModel`."""
   from prompt_tuning.inference.requests import TunedPrompt
 
   prompt = TunedPrompt.load(args.path)
   model = options.load_frozen(args, args.checkpoint)
-  model.prompt_array(prompt)  # Refuses that of another model.
+  model.prompt_array(prompt)  # Refuses a prompt of another model.
   return prompt, model
 
 

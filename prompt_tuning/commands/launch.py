@@ -36,9 +36,10 @@ def run_cells(
 
   Args:
     args: The flags of `options.add_launching`.
-    cells: Cells of one sheet or several.
-    workspace: Where they run, and where their records go.
-    shown: Cells whose commands `--dry_run` prints; by default those to run.
+    cells: Cells of one or more sheets.
+    workspace: The folders for their runs and records.
+    shown: Cells whose commands `--dry_run` prints; by default those that would
+      run.
 
   Returns:
     The exit status: 1 if a cell has failed, now or before.
@@ -48,7 +49,8 @@ def run_cells(
 
   if args.submit and args.jobs > 1:
     raise ValueError(
-      "--jobs is for this machine; --submit makes a job of each cell."
+      "--jobs is for this machine. --submit makes one job for each cell: "
+      "leave out --jobs."
     )
   options = cluster_options.read(args.submit, args.option)
   archive = workspace.archive()
@@ -74,7 +76,7 @@ def run_cells(
   for cell in cells:
     record = archive.record(cell)
     if record and record.status == "failed":
-      again = "failed before, --retry_failed runs it again"
+      again = "failed before (--retry_failed runs it again)"
       failed.setdefault(cell.full_name, again)
   for name, reason in failed.items():
     print(f"{reason}: {name}", file=sys.stderr)

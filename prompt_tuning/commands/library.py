@@ -1,11 +1,11 @@
-"""List a library of prompts, and find good ones to start a new prompt from.
+"""List a library of prompts, and find good starting points for a new prompt.
 
   prompt-tuning library prompts runs
   prompt-tuning library prompts --target=runs/rte/prompt.safetensors
   prompt-tuning library prompts --target=... --mix=3 --output=start.safetensors
 
 --target is a prompt that was trained on the new task for a while. Prompts of
-the same frozen model are then listed by similarity to it, without those of the
+the same frozen model are then listed by similarity to it, except those of the
 same data set. The similarities are SPoT's: the cosine of the mean positions,
 and the mean cosine of all pairs of positions, by which the list is sorted.
 --mix=K writes the mean of the K most similar prompts. Train from it, or from
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> None:
     sources = [*prompt_library.candidates(target, sources)]
     if not sources:
       raise ValueError(
-        f"No prompt to start {args.target} from: none has the same frozen "
-        "model and another data set."
+        f"No prompt to start {args.target} from: expected prompts of the same "
+        "frozen model that were trained on other data sets."
       )
   table = prompt_library.table(sources, target)
   print(table.to_string(index=False, na_rep="-", float_format="{:.3f}".format))

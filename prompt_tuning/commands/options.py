@@ -1,4 +1,4 @@
-"""The types of the flags' values, and what several commands do with them."""
+"""The types of flag values, and functions that several commands share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _Number = TypeVar("_Number", int, float)
 def find_task(
   args: argparse.Namespace, name: str, split: str | None = None
 ) -> Any:
-  """Finds a task or mixture by the flags that [shared.task] lists."""
+  """Finds a task or mixture, using the flags of [shared.task]."""
   from absl import logging
   import seqio
 
@@ -72,7 +72,7 @@ path = pathlib.Path
 
 
 def root(text: str) -> pathlib.Path:
-  """Reads the folder with `configs/` and `results/`; finds one for ""."""
+  """Reads the folder with `configs/` and `results/`; "" is the default one."""
   if text:
     return pathlib.Path(text).resolve()
   here = pathlib.Path.cwd()
@@ -81,7 +81,7 @@ def root(text: str) -> pathlib.Path:
 
 
 def words(text: str) -> list[str]:
-  """Splits a flag's value at its commas; "" has no words."""
+  """Splits a flag's value at its commas; "" gives an empty list."""
   return text.split(",") if text else []
 
 
@@ -102,7 +102,7 @@ seconds = _at_least(float, 0)
 
 
 def positives(text: str) -> list[int]:
-  """Reads numbers between commas."""
+  """Reads numbers separated by commas."""
   return [positive(part) for part in text.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""Compile a command for TPUs or GPUs that you do not have; say whether it fits.
+"""Compile a command for TPUs or GPUs you do not have, to see whether it fits.
 
   prompt-tuning plan --topology=v3:4x4 FLAGS...
 
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
   if args.search:
     if args.programs or args.json or args.thorough:
       raise ValueError(
-        "--search chooses its programs: leave --programs, --json and "
-        "--thorough out."
+        "--search chooses the programs itself: leave out --programs, --json "
+        "and --thorough."
       )
     search.print_best(
       args.topology,
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
   ) as command:
     if "TASK_FEATURE_LENGTHS" in command.opened:
       print(
-        "For inputs of {inputs} and targets of {targets}, as no "
-        "TASK_FEATURE_LENGTHS is given; a run's are those of its task.".format(
+        "For inputs of {inputs} and targets of {targets} tokens, because "
+        "TASK_FEATURE_LENGTHS is not given. A run measures its task.".format(
           **programs.LENGTHS
         ),
         file=sys.stderr,

@@ -3,8 +3,8 @@
   prompt-tuning pretrain [SIZE...]
 
 Runs the cells of configs/ladder.toml that have no record, and those whose run
-and checkpoints are both missing, such as ladder_l's: its checkpoints are too
-large for the repository. Puts checkpoints where the other sheets look for them:
+and checkpoints are both missing, such as ladder_l, whose checkpoints are too
+large for the repository. Writes checkpoints where the other sheets expect them:
 checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16; also
 long_documents for ladder_xs, and longer_lm for all but ladder_l. You can stop
 the command at any time; the same command resumes it.
@@ -22,11 +22,11 @@ def run(args: argparse.Namespace) -> None:
   from prompt_tuning.mini.ladder import pretraining
 
   if unknown := set(args.sizes) - set(SIZES):
-    raise ValueError(f"No size {sorted(unknown)}; there is {', '.join(SIZES)}.")
+    raise ValueError(f"No size {sorted(unknown)}; expected {', '.join(SIZES)}.")
   workspace = Workspace(args.root, args.root / "results")
 
   def is_here(cell) -> bool:
-    """Returns whether the run in a cell's folder is the one of its record."""
+    """Returns whether a cell's record is of the run in its folder."""
     left = workspace.folder(cell) / "record.json"
     filed = workspace.archive().record(cell) if left.exists() else None
     return filed is not None and filed.started == records.read(left).started
@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> None:
     stage, folder = str(cell.point["stage"]), args.root / "checkpoints"
     folder = folder / str(cell.point["size"])
     stored = workspace.record(cell)
-    # The names of a stage's checkpoints start with its own.
+    # The names of a stage's checkpoints start with the stage's name.
     kept = any(folder.glob(f"{stage}*/checkpoint_*"))
     if stored.exists() and not kept and not is_here(cell):
-      print(f"{cell.name} has a record but no checkpoints: it is run again.")
+      print(f"{cell.name} has a record but no checkpoints: running it again.")
       stored.unlink()
     for outcome in launching.launch([cell], workspace, retry_failed=True):
       if not outcome.counts:

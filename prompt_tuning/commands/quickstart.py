@@ -3,9 +3,9 @@
   prompt-tuning quickstart [--task=ladder_boolq] [--steps=200]
   prompt-tuning quickstart --model=t5_small [--task=mini_boolq]
 
-The first command uses a miniature T5 with 2.2 million parameters, which was
-pretrained for this repository and is part of it. The second one uses a real T5
-small, which it imports from PyPI, and takes a few minutes.
+The first command uses a miniature T5 with 2.2 million parameters, which comes
+with this repository and was pretrained for it. The second command imports a
+real T5 small from PyPI, and takes a few minutes.
 
 The tasks are miniatures that this repository generates (prompt_tuning/mini).
 The command is `prompt-tuning tune` with settings that suit these tasks. The
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
   root = pathlib.Path(prompt_tuning.gin_search_path())
   if not (root / "checkpoints").is_dir():
     raise ValueError(
-      "The quick start needs the checkpoints of the repository: run it in a "
+      "The quick start needs the repository's checkpoints: run it in a "
       "checkout."
     )
   place, own_task, steps, rate = MODELS[args.model]

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
   from prompt_tuning.inference import recycling
   from prompt_tuning.inference.requests import TunedPrompt
 
-  prompt_files.suffix_of(args.output)  # Refused before anything is computed.
+  prompt_files.suffix_of(args.output)  # Refuses it before a long computation.
   old = options.load_frozen(args, args.source)
   new = options.load_frozen(args, args.target)
   moved = recycling.move(

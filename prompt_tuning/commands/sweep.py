@@ -81,11 +81,11 @@ def _write_sheet(
 
   Args:
     given: The fields of the sweep.
-    workspace: That of sweeps.
+    workspace: The folders of the sweep.
     file: The file, in the folder `configs` of the workspace.
 
   Raises:
-    ValueError: if the file exists, or lies elsewhere.
+    ValueError: if the file exists, or is in another folder.
   """
   from prompt_tuning.experiments import sheets
   from prompt_tuning.experiments.sheets import Sheet
@@ -97,7 +97,7 @@ def _write_sheet(
       f"{workspace.root / 'configs' / 'mine.toml'}."
     )
   if path.exists():
-    raise ValueError(f"{path} is there already. Choose another name.")
+    raise ValueError(f"{path} exists already. Choose another name.")
   # A sheet is launched by its name.
   kept = {k: x for k, x in given.items() if k not in ("name", "launch")}
   sheet = Sheet.model_validate({"name": path.stem, **kept})
@@ -113,6 +113,6 @@ def _write_sheet(
       count += 1
   print(
     f"{path}: {len(found)} cells, {count} of them with a record. "
-    f"{sheet.launch_command} runs the others, prompt-tuning tabulate "
+    f"{sheet.launch_command} runs the others, and prompt-tuning tabulate "
     f"{sheet.name} makes the table."
   )

@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> None:
   model, prompt = model_lib.load_for(args.prompt, args.model)
   is_terminal = sys.stdin.isatty()
   if is_terminal:
-    print(f"{model.name}. A line is an input; Ctrl-D ends.", file=sys.stderr)
+    print(f"{model.name}: each line is an input; Ctrl-D ends.", file=sys.stderr)
   while True:
     try:
       # Spaces are part of an input, as they are in training.

@@ -5,11 +5,11 @@
 
 MODEL  the Hugging Face folder of a T5 (1.0, 1.1, FLAN-T5, ...), T5Gemma or
        decoder (Llama, Mistral, SmolLM, Qwen, Gemma), its name on the hub, or
-       a checkpoint of T5X's or ours
+       a checkpoint of T5X or of this project
 DATA   a CSV, TSV, JSON or Parquet file with named columns, a data set on the
        hub (OWNER/NAME), or a registered task
 
-Settings follow from the size of the model, the data and the device; --gin.NAME=
+Settings depend on the size of the model, the data and the device; --gin.NAME=
 and --gin_file= override them. The same command resumes a stopped run.
 """
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
   command = one_command.make(
     args.model, args.data, args.output, gin_files, gin_bindings
   )
-  print("Settings, replaced by --gin.NAME=VALUE:", file=sys.stderr)
+  print("Settings (override: --gin.NAME=VALUE):", file=sys.stderr)
   print(*command.settings, sep="\n", file=sys.stderr)
   if args.dry_run:
     words = command.words()

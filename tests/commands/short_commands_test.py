@@ -22,7 +22,7 @@ def test_task_is_cached_once_and_shown(tmp_path, capsys):
     console.main([*words, f"--output_cache_dir={tmp_path}"])
   first, second = capsys.readouterr().out.splitlines()
   assert first == "ladder_cb: {'test': 400}"
-  assert second == "ladder_cb: is there already"
+  assert second == "ladder_cb: already cached"
   console.main(["show", "ladder_cb", "--split=test", "-n=1"])
   shown = capsys.readouterr().out
   assert shown.startswith("ladder_cb, test split\n\nexamples   400\n")
@@ -57,7 +57,7 @@ def test_command_is_planned(monkeypatch, capsys):
   assert not console.main(words)
   out, err = capsys.readouterr()
   assert out.startswith("restore on cpux1, 1 devices: fits")
-  assert "For inputs of 512 and targets of 16" in err
+  assert "For inputs of 512 and targets of 16 tokens" in err
   assert not console.main([*words, "--json"])
   (line,) = capsys.readouterr().out.splitlines()
   assert json.loads(line)["program"] == "restore"
