@@ -1,10 +1,10 @@
-"""A task of the user's own files: CSV, TSV, JSON, Parquet; see `row_files`.
+"""A task over the user's own CSV, TSV, JSON or Parquet files.
 
   TASK = @files.file_task()
   files.file_task.train_file = "reviews.csv"
 
-The columns of the target and the inputs, the labels and the metrics are found
-in the files and printed. Arguments override them.
+The input and target columns, the labels and the metrics are chosen from the
+files and printed; arguments override them. `row_files` reads the files.
 """
 
 import collections
@@ -38,13 +38,13 @@ class FileData:
   """The examples of a task of files.
 
   Attributes:
-    name: Name of the task: that of the train file, and a digest of the rows.
+    name: Name of the task: the train file's name, and a digest of the rows.
     inputs: Columns of the input, in order.
     target: Column of the target.
-    targets: The legal targets, in the order in which they were given, or
-      sorted; no labels where the target is free text.
-    splits: Split -> examples: "inputs", the cell or "column: cell ..." of
-      several; "targets"; and "idx", the line.
+    targets: The legal targets, in the given order, or sorted; no labels if the
+      target is free text.
+    splits: Split -> examples: "inputs", the cell, or "column: cell ..." for
+      several columns; "targets"; and "idx", the line.
   """
 
   name: str
@@ -54,7 +54,7 @@ class FileData:
   splits: Mapping[str, Sequence[Example]]
 
   def pairs(self, split: str) -> list[tuple[str, str]]:
-    """Returns inputs and targets of a split; none if it is not there."""
+    """Returns the inputs and targets of a split, none if it is missing."""
     return [(x["inputs"], x["targets"]) for x in self.splits.get(split, ())]
 
   def __str__(self) -> str:
@@ -94,7 +94,8 @@ def read(
 
   Args:
     train_file: A file or table as `row_files.read` takes it.
-    validation_file: The same; without one, `held_out` of the train file.
+    validation_file: The same; by default, a share `held_out` of the train
+      file's rows.
     test_file: The same; its target column may be missing or empty.
     input_columns: By default all but the target, "idx", "id", "index" and the
       index of a data frame.
@@ -102,7 +103,7 @@ def read(
       "completion", "answer", "output" or "class", or else "sentiment" or
       "category".
     labels: The legal targets; an empty list for free text. By default the
-      distinct targets, unless they are many. Labels and targets are normalised
+      distinct targets, unless there are many. Labels and targets are normalised
       to the texts that the vocabulary writes, as answers are.
     held_out: Share of the train rows to hold out, in (0, 1), stratified by
       label if possible. A file always gives the same rows; rows of the same
@@ -142,7 +143,7 @@ def read(
   for split, path in [*paths.items()][1:]:
     if seen := by_input.keys() & {x["inputs"] for x in splits[split]}:
       logging.warning(
-        "%d inputs of %s are in %s too: they are trained on and evaluated.",
+        "%d inputs of %s are also in %s: evaluation uses training data.",
         *(len(seen), path, paths["train"]),
       )
   if validation_file is None:
@@ -157,7 +158,7 @@ def read(
 
 
 def is_data(data: Any) -> bool:
-  """Returns whether it is a table, or the path of a file, of any kind."""
+  """Returns whether this is a table or the path of a file."""
   if not isinstance(data, str | os.PathLike):
     return row_files.is_table(data)
   is_known = os.fspath(data).lower().endswith(row_files.SUFFIXES)
@@ -169,7 +170,7 @@ def pairs(
   input_columns: Sequence[str] | None = None,
   target_column: str | None = None,
 ) -> list[tuple[str, str]]:
-  """Returns all rows of a file or table as pairs, and prints their columns.
+  """Returns all rows of a file or table as pairs, and prints its columns.
 
   Raises:
     ValueError: if a column, an input or a target is missing; see `read`.
@@ -190,7 +191,7 @@ def _example(
   target: str | None,
   targets: text_pairs.Targets,
 ) -> Example:
-  """Makes an example of a row, its target as a correct model would write it."""
+  """Makes an example of a row, with the target a correct model would write."""
   text, written = _input(row, inputs), ""
   if target is not None:
     where = f"{row.where}, column {target}"
@@ -201,9 +202,7 @@ def _example(
 def _input(row: row_files.Row, inputs: Sequence[str]) -> str:
   texts = [row.text(name) for name in inputs]
   if not any(text.strip() for text in texts):
-    raise ValueError(
-      f"{row.where}: expected text in {' or '.join(inputs)}, got empty cells."
-    )
+    raise ValueError(f"{row.where}: no text in column {' or '.join(inputs)}.")
   if len(texts) == 1:
     return texts[0]
   named = zip(inputs, texts, strict=True)
@@ -233,8 +232,8 @@ def _hold_out(
   size = max(round(share * len(groups)), 1)
   if size >= len(groups):
     raise ValueError(
-      "expected rows to train on and others to hold out, got "
-      f"{len(trained) + len(groups)} different inputs in all."
+      "expected enough different inputs to hold some out for validation, got "
+      f"{len(trained) + len(groups)}."
     )
   # Each label needs a row on both sides.
   stratify = by_label and min(counts.values()) > 1
@@ -267,8 +266,8 @@ def file_task(
 ) -> str:
   """Registers a task of files with seqio, and returns its name.
 
-  It is registered as `_prefixed` and `_sentinel` too. A summary of the data is
-  written to stderr. The arguments are those of `read`.
+  The `_prefixed` and `_sentinel` variants are registered too. A summary of the
+  data is written to stderr. The arguments are those of `read`.
   """
   paths = (train_file, validation_file, test_file)
   stats = [x and os.path.exists(x) and os.stat(x) for x in paths]

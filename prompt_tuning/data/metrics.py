@@ -121,7 +121,7 @@ def multirc(targets: Values, predictions: Values) -> Scores:
 def record(targets: Values, predictions: Values) -> Scores:
   """Computes SQuAD's exact match and F1, each the best over a query's answers.
 
-  A query with several answers has several examples; the first one counts.
+  A query with several answers has several examples; only the first one counts.
   """
   _check_labelled(targets)
   by_query = {}
@@ -151,7 +151,7 @@ def squad(targets: Values, predictions: Values) -> Scores:
 def score(metrics_by_task: ScoresByTask, pattern: str) -> float | None:
   """Reduces an evaluation to the number by which prompts are compared.
 
-  As `t5x.metrics.monitored` in runtime/, which Google's T5X does not have.
+  The same as `t5x.metrics.monitored` in runtime/, which Google's T5X lacks.
 
   Args:
     metrics_by_task: Task name -> metric name -> value.
@@ -181,8 +181,8 @@ def averages(metrics_by_task: ScoresByTask) -> Scores:
       "invalid", are ignored.
 
   Returns:
-    "super_glue_average" and "glue_average", each if all of its tasks are there
-    once.
+    "super_glue_average" and "glue_average", each only if every task of the
+    benchmark occurs exactly once.
   """
   found: Scores = {}
   for name, tasks, prefix in (
@@ -243,7 +243,7 @@ def _value(result: Any) -> Any:
 
 
 def _of_two_classes(targets: Values, predictions: Values) -> list[int]:
-  """Predictions of 0 and 1: an invalid one becomes the wrong one of them."""
+  """Replaces invalid predictions by the wrong class of 0 and 1."""
   return [
     1 - target if prediction == INVALID else prediction
     for target, prediction in zip(targets, predictions, strict=True)
@@ -254,7 +254,7 @@ def _check_labelled(targets: Values) -> None:
   hidden = sum(_value(target) in (INVALID, "", []) for target in targets)
   if hidden:
     raise ValueError(
-      f"Expected targets to compare predictions with, got {hidden} of "
-      f"{len(targets)} examples without a legal one, as in test splits whose "
-      "labels are hidden. Write predictions instead: python -m t5x.infer"
+      f"Expected targets to compare predictions with, but {hidden} of "
+      f"{len(targets)} examples have no legal target, as in test splits with "
+      "hidden labels. Write predictions instead: python -m t5x.infer"
     )

@@ -53,10 +53,10 @@ class Row:
   cells: Mapping[str, Any]
 
   def text(self, column: str) -> str:
-    """Returns a cell; a missing value is an empty one.
+    """Returns a cell as text; a missing value becomes "".
 
     Raises:
-      ValueError: if it is neither text, nor a number, nor true or false.
+      ValueError: if the cell is not text, a number, or true or false.
     """
     value, where = self.cells[column], f"{self.where}, column {column}"
     if isinstance(value, str):
@@ -73,7 +73,7 @@ class Row:
 
 
 def is_table(data: Any) -> bool:
-  """Returns whether it is a frame of pandas or Polars, or a Dataset."""
+  """Returns whether this is a pandas or Polars frame, or a Dataset."""
   return hasattr(data, "to_dict") and (
     hasattr(data, "columns") or hasattr(data, "column_names")
   )
@@ -84,10 +84,10 @@ def read(path: Any) -> list[Row]:
 
   Args:
     path: A .csv file as spreadsheets write it, with commas or, if its header
-      has none, semicolons; a .tsv file; or a .jsonl or .json file of objects,
-      one a line or in a list. It is in UTF-8, on a disk or at gs://. The first
-      line of .csv and .tsv files names the columns. Or a .parquet file, or a
-      table; see `is_table`.
+      has none, semicolons; a .tsv file; a .jsonl or .json file of objects, one
+      per line or in a list; a .parquet file; or a table, see `is_table`. Files
+      are on a disk or at gs://, text files in UTF-8. The first line of .csv and
+      .tsv files names the columns.
 
   Returns:
     At least one row; each has the same columns, in the file's order.
@@ -130,7 +130,7 @@ def choose_columns(
   inputs: Sequence[str] | None,
   target: str | None,
 ) -> tuple[tuple[str, ...], str]:
-  """Returns the columns of the inputs and of the target, found or given.
+  """Returns the input columns and the target column, guessed unless given.
 
   Args:
     rows: Split -> its rows.
@@ -141,8 +141,8 @@ def choose_columns(
       "answer", "output" or "class", or else "sentiment" or "category".
 
   Raises:
-    ValueError: if a column is missing, or the target is an input too, or an
-      input that was found says it in other words.
+    ValueError: if a column is missing, the target is an input too, or a guessed
+      input repeats the target under other names.
   """
   path, columns = paths["train"], list(rows["train"][0].cells)
   if target is None:
@@ -152,16 +152,16 @@ def choose_columns(
       names = ", ".join(_TARGETS + _OTHER_TARGETS)
       raise ValueError(
         f"{path}: expected one column called {names}, got "
-        f"{found or 'none'} among {', '.join(columns)}. Rename it, or name it: "
-        "--gin.TARGET_COLUMN=\"'...'\", or in prompt-tuning eval and inspect "
-        "--target_column=..."
+        f"{found or 'none'} among {', '.join(columns)}. Rename a column, or "
+        "give its name: --gin.TARGET_COLUMN=\"'...'\", or --target_column=... "
+        "in prompt-tuning eval and inspect."
       )
     target = found[0]
   others = (x for x in columns if x != target and not _NOT_INPUTS.fullmatch(x))
   is_found, inputs = not inputs, tuple(inputs or others)
   if not inputs or target in inputs:
     raise ValueError(
-      f"{path}: expected columns of inputs beside {target}, got "
+      f"{path}: expected input columns other than {target}, got "
       f"{', '.join(inputs) or 'none'}."
     )
   for split, path in paths.items():
@@ -175,8 +175,8 @@ def choose_columns(
   for column in inputs if is_found and len(inputs) > 1 else ():
     if _repeats(rows["train"], column, target):
       raise ValueError(
-        f"{paths['train']}: the column {column} says {target} in other words, "
-        "so the input would have the answer in it. Name the inputs: "
+        f"{paths['train']}: the column {column} repeats {target} under other "
+        "names, so the input would contain the answer. Name the input columns: "
         "--gin.INPUT_COLUMNS=\"['...']\", or --input_columns=... in "
         "prompt-tuning eval and inspect. In Python, leave the column out."
       )
@@ -184,14 +184,14 @@ def choose_columns(
 
 
 def _repeats(rows: Sequence[Row], column: str, target: str) -> bool:
-  """Returns whether each value of a column goes with one label, and back."""
+  """Returns whether a column's values and the labels map one to one."""
   pairs = {(str(row.cells[column]), str(row.cells[target])) for row in rows}
   first, second = (len(set(x)) for x in zip(*pairs, strict=True))
   return 1 < len(pairs) == first == second <= len(rows) / 4
 
 
 def _parquet(path: str) -> tuple[Any, dict[str, Sequence[str]]]:
-  """Returns the table of a file, and the names of classes by column."""
+  """Returns the table in a file, and column -> the names of its classes."""
   import pandas as pd
   from pyarrow import parquet
 
@@ -280,15 +280,15 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
           cell in "".join(lines[line - 1 : reader.line_num])
         ):
           raise ValueError(
-            f"{where}: expected a cell, got a space in front of its quotes, "
-            f"{cell[:40]}. Leave the space out."
+            f"{where}: expected no space in front of the quotes, got "
+            f"{cell[:40]}. Remove the space."
           )
         # A quote that opens a text takes in the cells up to the next quote.
         if delimiter == "\t" and "\t" in cell:
           raise ValueError(
-            f"{where}: a cell that starts with a quote ends at the next one, "
-            "and has a tab in it. Write a literal quote twice, inside quotes; "
-            "use .csv or .jsonl for tabs."
+            f"{where}: the cell starts with a quote, so it runs to the next "
+            "quote, past a tab. Write a literal quote twice, in quotes. For "
+            "text with tabs, use .csv or .jsonl."
           )
       if not columns:
         columns = [cell.strip() for cell in cells]
@@ -296,7 +296,7 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
           if not column:
             raise ValueError(
               f"{path}, line {line}: expected a name for each column, got none "
-              f"for column {number}. Call it index, and it is no input."
+              f"for column {number}. A column called index is not an input."
             )
           if columns.index(column) != number - 1:
             raise ValueError(
@@ -307,18 +307,18 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
         raise ValueError(
           f"{path}, line {line}: expected {len(columns)} cells, "
           f"{', '.join(columns)}, got {len(cells)}. Put quotes around a cell "
-          f'that has {delimiter!r} in it: "...".'
+          f'that contains {delimiter!r}: "...".'
         )
       named = dict(zip(columns, cells, strict=True))
       yield Row(f"{path}, line {line}", line, named)
   except csv.Error as e:
     raise ValueError(
-      f"{path}, line {begin}: {e}. Write a quote in a quoted cell twice."
+      f"{path}, line {begin}: {e}. Double each quote inside a quoted cell."
     ) from e
 
 
 def _json_lines(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
-  """Yields the place, the line and the value of each line that has one."""
+  """Yields the place, the number and the value of each nonempty line."""
   # Not splitlines(), which also splits inside strings.
   for line, content in enumerate(text.split("\n"), 1):
     if not content.strip():
@@ -331,14 +331,14 @@ def _json_lines(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
 
 def _json_list(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
   """Yields the place, the number and the value of each item of a list."""
-  with project_files.parsing(path, "a list of JSON objects", "Mend it."):
+  with project_files.parsing(path, "a list of JSON objects", "Fix it."):
     values = json.loads(text, object_pairs_hook=_fields)
   for number, value in enumerate(values, 1):
     yield f"{path}, row {number}", number, value
 
 
 def _objects(values: Iterable[tuple[str, int, Any]]) -> Iterator[Row]:
-  """Yields a row for each value, which are objects with the same columns."""
+  """Yields a row for each value; all must be objects with the same columns."""
   columns: list[str] | None = None
   for where, line, fields in values:
     if not isinstance(fields, dict):

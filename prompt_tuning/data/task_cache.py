@@ -1,7 +1,7 @@
 """seqio's offline cache of a task, written without Apache Beam.
 
-It holds examples whose text has been made and tokenized, by one vocabulary.
-Runs with `USE_CACHED_TASKS=True` and `--seqio_additional_cache_dirs` read it.
+It holds preprocessed examples, tokenized with one vocabulary. Runs with
+`USE_CACHED_TASKS=True` and `--seqio_additional_cache_dirs` read it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -66,8 +66,8 @@ def write(
       # Caches of other tools have no hash. Runs compare their first tokens.
       if read_vocabularies(path) not in (None, vocabularies):
         raise ValueError(
-          f"Expected {path} to have tokens of the vocabulary in use, got those "
-          f"of another. Remove {folder}, or give another --output_cache_dir."
+          f"{path} was tokenized with another vocabulary than the one in use. "
+          f"Remove {folder}, or give another --output_cache_dir."
         )
     partial = cache_dir / f".{task.name}.incomplete"
     shutil.rmtree(partial, ignore_errors=True)

@@ -114,8 +114,8 @@ def lengths(
     provider = task_lookup.find(task, module=module)
     task_lookup.check_split(provider, splits[-1])
     raise ValueError(
-      f"Expected examples of {task} in one of {list(splits)}, got none to "
-      "measure lengths of. Give the lengths: "
+      f"Expected examples of {task} in one of {list(splits)}, to measure their "
+      "lengths, got none. Give the lengths: "
       '--gin.TASK_FEATURE_LENGTHS=\'{"inputs": 256, "targets": 8}\''
     )
   return found

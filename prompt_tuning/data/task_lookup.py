@@ -1,4 +1,4 @@
-"""Seqio's tasks and mixtures by name, with suggestions for a wrong one."""
+"""Lookup of seqio's tasks and mixtures, with suggestions for a wrong name."""
 
 import importlib
 
@@ -12,12 +12,12 @@ def find(
   split: str | None = None,
   module: str | None = None,
 ) -> seqio.Task | seqio.Mixture:
-  """Returns the task or mixture of a name.
+  """Returns the task or mixture with a name.
 
   Args:
     name: A name registered with seqio, or the task or mixture itself.
-    split: A split that it must have.
-    module: A module that registers it, imported first.
+    split: A split that the task or mixture must have.
+    module: A module that registers it, which is imported first.
 
   Raises:
     ValueError: if the module, the name or the split is unknown.

@@ -30,7 +30,7 @@ def by_heading() -> Mapping[str, Sequence[str]]:
 
 
 def all_names() -> set[str]:
-  """Returns all names, with those of the variants."""
+  """Returns all names, including the variants."""
   return {
     name + variant
     for names in by_heading().values()
@@ -40,7 +40,7 @@ def all_names() -> set[str]:
 
 
 def unknown(name: str, known: Collection[str]) -> str:
-  """Returns a message on a task's name that is not one of the known ones."""
+  """Returns the error message for an unknown task name."""
   text = f"No seqio task or mixture is called {name!r}."
   if name.lower().endswith((".csv", ".tsv", ".jsonl", ".json", ".parquet")):
     return (

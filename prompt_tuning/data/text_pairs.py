@@ -1,6 +1,6 @@
-"""A user's own pairs (input, target): labels or free text, and their task.
+"""A task over the user's own pairs (input, target); targets may be free text.
 
-`files` has the task of files.
+`files` has the task over files.
 """
 
 import collections
@@ -33,8 +33,8 @@ def _join_words(text: str) -> str:
 def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   """Returns the distinct targets, or nothing if they are free text.
 
-  Labels are few, and each occurs four times on average. Targets that differ in
-  spaces alone are one label.
+  Labels are few, and occur at least four times each on average. Targets that
+  differ only in spaces are one label.
   """
   counts = collections.Counter(map(_join_words, targets))
   is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
@@ -45,11 +45,11 @@ def check_ranked(labels: Sequence[str]) -> None:
   """Checks that there are labels to rank.
 
   Raises:
-    ValueError: if there is one, which would always be right, or none.
+    ValueError: if there are none, or only one, which would always be right.
   """
   if len(labels) < 2:
     raise ValueError(
-      "Ranking needs labels, two or more, got "
+      "Ranking needs at least two labels, got "
       f"{', '.join(labels) or 'free text'}. Give them: labels=[...], or "
       "--labels=... in prompt-tuning eval."
     )
@@ -58,7 +58,7 @@ def check_ranked(labels: Sequence[str]) -> None:
 def task_name(stem: str, content: Any) -> str:
   """Returns a name with a digest of the data.
 
-  So a run cannot be resumed with other data.
+  The digest keeps a run from resuming with other data.
   """
   digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
   return f"{stem}_{digest[:8]}"
@@ -115,18 +115,18 @@ def make_targets(
   targets: Sequence[str],
   vocabulary: seqio.Vocabulary,
 ) -> Targets:
-  """Makes the targets of a task; warns of doubtful free text.
+  """Makes the targets of a task; warns if free text may be labels.
 
   Args:
     labels: The legal targets; empty where the target is free text. By default
       those that `find_labels` finds.
     targets: The targets of training.
-    vocabulary: The model's. It writes some texts in another way: "..." for the
-      single character of an ellipsis.
+    vocabulary: The model's. It writes some texts differently, such as "..." for
+      the single character of an ellipsis.
 
   Raises:
-    ValueError: if a label is not a text, the vocabulary cannot write a label or
-      writes two alike, or it can write no target at all.
+    ValueError: if a label is not a text, or if the vocabulary cannot write a
+      label, writes two of them the same way, or cannot write any target.
   """
   is_guess = labels is None
   labels = find_labels(targets) if labels is None else labels
@@ -152,18 +152,18 @@ def make_targets(
     other = label_by_text.setdefault(write(label), label)
     if other != label:
       raise ValueError(
-        f"The vocabulary writes the labels {other!r} and {label!r} alike, as "
-        f"{write(label)!r}: choose other words for one of them."
+        f"The vocabulary writes both labels, {other!r} and {label!r}, as "
+        f"{write(label)!r}: rename one of them."
       )
   if labels:
     return Targets(tuple(label_by_text), lambda text: write(_join_words(text)))
   # Labels that occur too seldom look like free text.
   if is_guess and all(len(x.split()) <= _SHORT_WORDS for x in targets):
     logging.warning(
-      "%d rows have %d different targets. Labels are at most fifty, with four "
-      "rows each, so these are taken for free text. If they are labels, give "
-      "them: labels=[...] in Python, --gin.LABELS=\"['...']\" in training, "
-      "--labels=... in prompt-tuning eval. If not, give an empty list.",
+      "%d rows have %d different targets. That is more than fifty, or fewer "
+      "than four rows for each, so they are taken as free text. If they are "
+      "labels, give them: labels=[...] in Python, --gin.LABELS=\"['...']\" in "
+      "training, --labels=... in prompt-tuning eval. Else give an empty list.",
       *(len(targets), len({*targets})),
     )
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
@@ -174,9 +174,7 @@ def make_targets(
       f"{write(lost[0])!r}"
     )
     if len(lost) == len(targets):
-      raise ValueError(
-        f"{text}: no answer can be right. Choose a model that knows them."
-      )
+      raise ValueError(f"{text}: no answer can be right. Choose another model.")
     logging.warning("%s: the model cannot learn these.", text)
   return Targets((), write)
 
@@ -188,8 +186,8 @@ class PairTask:
   Attributes:
     task: For the trainer.
     labels: The legal targets; empty where the target is free text.
-    lengths: Split -> feature -> tokens of the longest example, with the end
-      of sequence; for targets, of the longest label too.
+    lengths: Split -> feature -> tokens of the longest example, including the
+      end of sequence; for targets, at least those of the longest label.
   """
 
   task: seqio.Task | seqio.Mixture
@@ -255,7 +253,7 @@ def targets_of(
   vocabulary: seqio.Vocabulary,
   labels: Sequence[str] | None,
 ) -> tuple[Targets, Mapping[str, list[tuple[str, str]]]]:
-  """Returns the targets of a task, and its splits as lists with such targets.
+  """Returns the targets of a task, and its splits with normalised targets.
 
   See `make` for the arguments and the errors.
   """
@@ -280,12 +278,12 @@ def _checked(split: str, pairs: Pairs) -> Sequence[tuple[str, str]]:
   if isinstance(pairs, Mapping):
     raise ValueError(
       f"Expected {split} to be pairs (input, target), got a mapping. Give "
-      "list(x.items()), list(zip(inputs, targets)) of two columns, or of a "
-      "DatasetDict one split: x['train']."
+      "list(x.items()); list(zip(inputs, targets)) for two columns; or one "
+      "split of a DatasetDict, x['train']."
     )
   pairs = list(pairs)
   if not pairs:
-    raise ValueError(f"Expected pairs of {split}, got none.")
+    raise ValueError(f"Expected pairs in {split}, got none.")
   for number, pair in enumerate(pairs):
     if (
       isinstance(pair, str | Mapping)

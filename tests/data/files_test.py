@@ -164,7 +164,7 @@ def test_missing_values_are_empty_cells_and_other_columns_are_not_read(
   frame = pd.DataFrame(rows).assign(label=["x", "y", *[float("nan")] * 10])
   for given, message in (
     (hidden, "row 1, column label: expected a target, got an empty cell"),
-    ([{**rows[0], "a": None}], "row 1: expected text in a or b, got empty"),
+    ([{**rows[0], "a": None}], "row 1: no text in column a or b"),
   ):
     for function in (read, files.pairs):
       with pytest.raises(ValueError, match=f"The table, {message}"):
@@ -197,7 +197,7 @@ def test_a_column_that_says_the_label_is_no_input_unless_it_is_named(tmp_path):
   rows = [f"film {i},{i % 2},{'good' if i % 2 else 'bad'}" for i in range(12)]
   path = write(tmp_path / "r.csv", rows, "text,label,label_text")
   for target, other in ("label", "label_text"), ("label_text", "label"):
-    with pytest.raises(ValueError, match=f"{other} says {target} in other"):
+    with pytest.raises(ValueError, match=f"{other} repeats {target} under"):
       read(path, target_column=target)
     data = read(path, input_columns=["text", other], target_column=target)
     assert data.inputs == ("text", other)
@@ -238,7 +238,7 @@ def test_files_for_each_split(tmp_path, caplog):
     sizes = {k: len(rows) for k, rows in data.splits.items()}
     assert sizes == {"train": 40, "validation": 2, "test": 3}
     for count, other in ((1, dev), (2, test)):
-      assert f"{count} inputs of {other} are in {path} too" in caplog.text
+      assert f"{count} inputs of {other} are also in {path}:" in caplog.text
   test = write(tmp_path / "test.csv", ["y,good", "z,"])
   with pytest.raises(ValueError, match=r"test\.csv, line 3, .*empty cell"):
     read(path, dev, test)
@@ -324,15 +324,19 @@ def test_lines_and_values(tmp_path):
   ("name", "text", "message"),
   [
     ("r.csv", b"a,b\n1,2\n1\n", r"r\.csv, line 3: expected 2 cells, a, b"),
-    ("r.csv", b"a|b\nx, y|2\n", r"expected 1 cells, .* that has ',' in it"),
-    ("r.csv", b",a,b\n0,1,2\n", "none for column 1. Call it index"),
+    ("r.csv", b"a|b\nx, y|2\n", r"expected 1 cells, .* that contains ','"),
+    (
+      "r.csv",
+      b",a,b\n0,1,2\n",
+      "none for column 1. A column called index is not",
+    ),
     ("r.csv", b'a,b\n1,"2\n', "line 2: unexpected end"),
     ("r.csv", b"a,b\n1,\xff\n", r"line 2, the byte 0xff is not UTF-8. Save"),
     ("r.tsv", b"a\tb\n1\n", "line 2: expected 2 cells"),
     (
       "r.tsv",
       b'a\tb\n"1\tx\n2\ty\n3"\tz\n',
-      "line 2, column a: .* a tab in it",
+      "line 2, column a: .* past a tab",
     ),
     ("r.jsonl", b"[1]\n", "line 1: expected a JSON object, got list"),
     ("r.jsonl", b'{"a": [1]}\n', r"line 1, column a: expected text.* \[1\]"),

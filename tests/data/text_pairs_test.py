@@ -68,7 +68,7 @@ def test_few_short_targets_are_said_to_be_free_text(ladder, caplog):
     (["yes", "no", " "], [], "labels to be texts, got ' '"),
     (["True", "{No}"], [], r"vocabulary knows, got '\{No\}'"),
     # Of these two the vocabulary makes the same tokens.
-    (["yes:no", "yes : no"], [], "'yes:no' and 'yes : no' alike, as"),
+    (["yes:no", "yes : no"], [], "labels, 'yes:no' and 'yes : no', as"),
     ([], ["{}"] * 9, "9 of 9 targets have characters"),
   ],
 )
@@ -108,5 +108,5 @@ def test_pairs_may_be_any_iterable(ladder):
 
 def test_splits_of_a_library_are_not_pairs(ladder):
   """`datasets.load_dataset` returns all of them by default."""
-  with pytest.raises(ValueError, match=r"of a DatasetDict one .*'train'"):
+  with pytest.raises(ValueError, match=r"one split of a DatasetDict.*'train'"):
     text_pairs.make({"train": {"train": PAIRS}}, ladder)  # pyright: ignore[reportArgumentType]

@@ -134,7 +134,7 @@ class ReleaseTask:
 
 
 def _schema(kind: Any, values: Mapping[str, Any]) -> Any:
-  """Returns a schema with the legal values in place of their names."""
+  """Returns a schema with the legal values in place of the names of sets."""
   if isinstance(kind, dict):
     return {name: _schema(x, values) for name, x in kind.items()}
   if isinstance(kind, list):
@@ -185,7 +185,7 @@ RELEASES: dict[str, tuple[ReleaseTask, ...]] = {
 def table(task: ReleaseTask, split: str, content: bytes) -> Iterator[Row]:
   """Yields the rows of a table, with their numbers as "idx".
 
-  As TFDS does, it takes quotation marks as text and leaves out rows that lack a
+  Like TFDS, this takes quotation marks as text and leaves out rows that lack a
   column or the label. A leading byte order mark is not part of the text.
 
   Raises:

@@ -129,7 +129,7 @@ def rows(
   if invalid and not replace_invalid:
     raise ValueError(
       f"{invalid[0][1]}, like {len(invalid) - 1} more of {len(answers)}. Rank "
-      "the labels (gin/decoding/rank.gin), or replace such texts by the most "
+      "the labels (gin/decoding/rank.gin), or replace such texts with the most "
       "frequent prediction (--replace_invalid)."
     )
   if invalid:
@@ -172,7 +172,7 @@ def write(
 
 
 def check(path: pathlib.Path) -> list[str]:
-  """Lists the reasons for which the leaderboard would refuse a submission.
+  """Lists the reasons why the leaderboard would refuse a submission.
 
   Args:
     path: The zip file.
@@ -223,13 +223,13 @@ def _read(
           row = json.loads(line)
           example, text = row["inputs"], row["prediction"]
           if not isinstance(text, str):
-            raise TypeError(f"the prediction {text!r:.100} is no text")
+            raise TypeError(f"the prediction {text!r:.100} is not text")
           idx = tuple(int(example[field]) for field in fields)
         yield idx[0] if len(fields) == 1 else idx, example, text, where
 
 
 def _submitted(task: ReleaseTask) -> ReleaseTask:
-  """Returns a task with the rows that the leaderboard takes."""
+  """Returns a task with the rows that the leaderboard accepts."""
   if task.format == "tsv":
     row = {"index": "number", "prediction": task.answers or "similarity"}
     return dataclasses.replace(

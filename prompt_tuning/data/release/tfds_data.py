@@ -45,7 +45,7 @@ class Report:
 
   Attributes:
     built: TFDS name -> split -> its number of examples.
-    kept: The same, of data that existed already.
+    kept: The same, for data that existed already.
     missing: Files or folders that the release lacks.
     failed: TFDS name -> the reason.
   """
@@ -57,7 +57,7 @@ class Report:
 
 
 class _FromFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """TFDS's builder, reading the files it is given instead of a download."""
+  """A TFDS builder that reads given files instead of downloading them."""
 
   def __init__(self, *, files: Mapping[str, pathlib.Path], **kwargs: Any):
     self._files = files
@@ -136,8 +136,8 @@ def convert(
   """Builds TFDS data from a folder of an official release, offline.
 
   Splits that the folder lacks are left out and reported. Existing data is kept,
-  unless the folder has splits that it lacks. A task is built once every row of
-  it has been checked, and reported if a row is wrong.
+  unless the folder has splits that are not built yet. A task is built after all
+  of its rows have been checked; one with a wrong row is reported instead.
 
   Args:
     release_dir: Holds `CB/train.jsonl` ..., or `CB.zip` ....
@@ -156,9 +156,7 @@ def convert(
       folder = release_dir / task.folder
       archive = release_dir / f"{task.folder}.zip"
       if not folder.is_dir() and archive.exists():
-        folder = (
-          staging / archive.name
-        )  # Which an error about a row then names.
+        folder = staging / archive.name  # Errors about rows name it.
         _extract(archive, {*names.values()}, folder)
       paths = {split: folder / name for split, name in names.items()}
       files = {split: path for split, path in paths.items() if path.exists()}
@@ -173,10 +171,9 @@ def convert(
         continue
       if lost := set(_splits(name, data_dir)) - set(files):
         raise ValueError(
-          f"Expected the files of {sorted(lost)} of {task.folder} too, "
-          "because these splits are built already and would be lost. Put all "
-          "files of the task into one folder, or remove "
-          f"{_path(name, data_dir)}."
+          f"Expected the files for {sorted(lost)} of {task.folder} too, "
+          "because these splits exist already and would be lost. Put all files "
+          f"of the task into one folder, or remove {_path(name, data_dir)}."
         )
       for split, path in files.items():
         what = f"Checking {task.path(split)}"
@@ -194,7 +191,7 @@ def convert(
     first = tasks[0]
     raise ValueError(
       f"Expected the files of {release} in {release_dir}, such as "
-      f"{first.path(next(iter(first.files)))}, got none of its files. Pass the "
+      f"{first.path(next(iter(first.files)))}, got none of them. Pass the "
       "folder that holds the tasks' folders or files."
     )
   return report
@@ -207,7 +204,7 @@ def download(data_dir: epath.PathLike, release: str = "superglue") -> Report:
   is reported.
 
   Raises:
-    ValueError: if no server that is needed answers.
+    ValueError: if none of the servers that are needed answers.
   """
   data_dir = pathlib.Path(data_dir)
   report = Report()
@@ -230,9 +227,8 @@ def download(data_dir: epath.PathLike, release: str = "superglue") -> Report:
   for name, server in servers.items():
     if len(silent) == len({*servers.values()}):
       raise ValueError(
-        f"Expected to download from {server}, got: {silent[server]}. Without "
-        "a network, build the data from a folder of the official release "
-        "(--from)."
+        f"Cannot download from {server}: {silent[server]}. Without a network, "
+        "build the data from a folder of the official release (--from)."
       ) from silent[server]
     if server in silent:
       report.failed[name] = f"{server}: {silent[server]}"
@@ -244,8 +240,8 @@ def download(data_dir: epath.PathLike, release: str = "superglue") -> Report:
       )
       if not _is_built(name, datasets[name], staging):
         raise ValueError(
-          f"Expected {dict(datasets[name])} examples, got something else "
-          "from its server. Use a folder of the official release (--from)."
+          f"Expected {dict(datasets[name])} examples, but the server has other "
+          "numbers. Use a folder of the official release (--from)."
         )
   return report
 

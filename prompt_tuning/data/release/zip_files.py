@@ -1,4 +1,4 @@
-"""Zip archives of others, which may be damaged or made to fill a disk."""
+"""Zip archives from other people: damaged ones, or ones made to fill a disk."""
 
 from collections.abc import Iterator
 import contextlib
@@ -17,7 +17,7 @@ _ALWAYS_ALLOWED = 2**20
 def opened(
   archive: str | os.PathLike[str] | IO[bytes], where: str
 ) -> Iterator[zipfile.ZipFile]:
-  """Opens an archive; errors inside the `with` are of a malformed one.
+  """Opens an archive; errors inside the `with` mean that it is malformed.
 
   Args:
     archive: The archive, or its path.
@@ -36,7 +36,7 @@ def opened(
 def member(
   zipped: zipfile.ZipFile, info: zipfile.ZipInfo, most: int, where: str
 ) -> IO[bytes]:
-  """Opens a file of an archive, which has no more bytes than it says.
+  """Opens a file of an archive, which unpacks to no more than its stated size.
 
   Args:
     zipped: The archive.
@@ -45,7 +45,7 @@ def member(
     where: The archive's name, for messages.
 
   Raises:
-    ValueError: if it is larger, or packed in another way than text.
+    ValueError: if it is larger, or neither stored nor deflated.
   """
   name, size = info.filename, info.file_size
   # Other methods unpack a file whole, whatever size the archive states.
