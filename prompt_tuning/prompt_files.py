@@ -80,7 +80,7 @@ def save_prompt(
   prompt: np.ndarray | Array,
   metadata: PromptMetadata | None = None,
 ) -> None:
-  """Writes a prompt, replacing an existing file whole or not at all.
+  """Writes a prompt; an existing file is replaced whole or not at all.
 
   Args:
     path: ends in `.safetensors`, or in `.npy`, which cannot hold metadata.
@@ -119,8 +119,8 @@ def load_prompt(
   """Reads a prompt.
 
   Args:
-    path: a `.safetensors` file with the key `prompt`, or a `.npy` file, which
-      upstream writes during training under names without a suffix.
+    path: a `.safetensors` file with the key `prompt`, or a `.npy` file. The
+      paper's code writes the latter during training, without a suffix.
 
   Returns:
     The prompt, [P, H] float32, and its metadata if the file has any.
@@ -145,8 +145,8 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
   """Reads an array file without allocating more than its size.
 
   Raises:
-    ValueError: if it is another kind of file, has objects, or has another size
-      than its header says.
+    ValueError: if it is another kind of file, contains objects, or its size
+      does not match its header.
   """
   file = io.BytesIO(path.read_bytes())
   with project_files.parsing(path, "a NumPy array file"):
@@ -182,14 +182,14 @@ def read_tensor(
 def check_key(
   path: str | os.PathLike[str], key: str, keys: Collection[str]
 ) -> None:
-  """Raises ValueError unless a file has a key, and no others."""
+  """Raises ValueError unless a file has the given key and no others."""
   if [*keys] != [key]:
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
     raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
 
 
 def prompt_file_length(path: str | os.PathLike[str]) -> int:
-  """Returns P, the length in tokens, of the prompt in a file, for gin."""
+  """Returns P, the length in tokens, of the prompt in a file; gin uses it."""
   return len(load_prompt(path)[0])
 
 
@@ -199,13 +199,13 @@ def check_compatible(
   """Checks that a prompt was trained on this model and vocabulary.
 
   Args:
-    metadata: of the prompt.
-    base_fingerprint: of the model in use.
-    vocabulary_sha256: of the vocabulary in use. A value of `UNKNOWN` on either
-      side is not compared.
+    metadata: The prompt's metadata.
+    base_fingerprint: The fingerprint of the model in use.
+    vocabulary_sha256: The hash of the vocabulary in use. Values that are
+      `UNKNOWN` on either side are not compared.
 
   Raises:
-    ValueError: if either differs.
+    ValueError: if one of the two differs.
   """
   problems = [
     f"the {what} has {name} {got}, and the prompt was trained with {expected}"
@@ -223,11 +223,11 @@ def check_compatible(
 
 
 def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
-  """Returns an array as a prompt.
+  """Returns an array as a float32 prompt, after checking its shape and values.
 
   Args:
     array: [P, H] Floats of any width.
-    path: Its file, for messages.
+    path: The array's file, for messages.
 
   Returns:
     [P, H] float32, contiguous.
@@ -248,7 +248,7 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
     array.dtype != ml_dtypes.bfloat16
   ):
     raise ValueError(f"{path}: expected a prompt of floats, got {array.dtype}.")
-  with np.errstate(over="ignore"):  # That of a float64 is found next.
+  with np.errstate(over="ignore"):  # Overflows are found below.
     array = np.ascontiguousarray(array, np.float32)
   if not np.isfinite(array).all():
     rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
@@ -263,7 +263,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
   """Returns the suffix of a prompt file.
 
   Raises:
-    ValueError: if the path has another one.
+    ValueError: if the path has another suffix, or none.
   """
   path = epath.Path(path)
   if path.suffix not in SUFFIXES:
@@ -353,7 +353,7 @@ def from_header(
       f"{path}: the values do not match the digest in the header. The file is "
       "damaged: get another copy."
     )
-  # Older releases wrote none of the header.
+  # Older releases wrote no digest of the header.
   if header.get(_HEADER_KEY, digest := _header_sha256(header)) != digest:
     raise ValueError(
       f"{path}: the header does not match its digest: its task, step, score or "

@@ -1,9 +1,9 @@
-"""The soft prompt `[P, H]`: its initialisers, module and place in the input.
+"""The soft prompt `[P, H]`: its initialisers, its module and its position.
 
 An initialiser is `init(rng, [P, H], dtype) -> [P, H]`, as in
-`flax.linen.initializers`. The functions below make one. They take arrays that
-were read from a checkpoint or a file before: an initialiser runs inside traces,
-once on each of several processes, and cannot read there.
+`flax.linen.initializers`; each function below returns one. They take arrays,
+not paths: an initialiser runs inside traces, once in each process, and cannot
+read checkpoints or files there.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 
 class Vocabulary(Protocol):
-  """The part of seqio.Vocabulary that is needed here.
+  """The part of seqio.Vocabulary that this module needs.
 
   It may have an attribute `unk_id`, the id of unknown pieces.
   """
@@ -47,13 +47,13 @@ def random_uniform(minval: float = -0.5, maxval: float = 0.5) -> Initializer:
 def sampled_vocab(
   embeddings: Array | np.ndarray, population_size: int = 5000
 ) -> Initializer:
-  """Copies the embeddings of different, randomly chosen, frequent tokens.
+  """Copies the embeddings of distinct tokens drawn from the most frequent ones.
 
   Section 3.2 of the paper. SentencePiece ids are ordered by frequency.
 
   Args:
     embeddings: [V, H] The token embeddings of the frozen model.
-    population_size: Number of tokens to choose from, the first of the
+    population_size: Number of tokens to draw from, at the start of the
       vocabulary.
 
   Returns:
@@ -98,8 +98,8 @@ def class_labels(
 ) -> Initializer:
   """Starts from the words that the model should answer with.
 
-  As in section 3.2 of the paper, each label gives one position, the mean of the
-  embeddings of its pieces. The other positions come from `rest`.
+  As in section 3.2 of the paper, each label initialises one position, with the
+  mean embedding of its pieces. `rest` initialises the other positions.
 
   Args:
     embeddings: [V, H] The token embeddings of the frozen model.
@@ -148,7 +148,7 @@ def from_array(prompt: Array | np.ndarray) -> Initializer:
   """Starts from a trained prompt.
 
   Args:
-    prompt: [P, H] The trained prompt, or [K, P, H].
+    prompt: [P, H] The trained prompt, or [K, P, H] for several.
 
   Returns:
     An initialiser, which raises ValueError for any other shape.
@@ -208,10 +208,10 @@ class Prompt(nn.Module):
 def prompt_factory(
   length: PositiveInt, prompt_init: Initializer
 ) -> Callable[..., Prompt]:
-  """Configures in gin files the `Prompt` of a model.
+  """Configures the `Prompt` of a model in gin files.
 
-  gin makes the initialiser when it calls this function, before the model
-  exists. If gin bound `Prompt` itself, it would do so in every trace.
+  gin makes the initialiser once, when it calls this function, before the model
+  exists. If gin bound `Prompt` itself, it would make one in every trace.
 
   Args:
     length: Positions, P.

@@ -1,4 +1,4 @@
-"""The audit of a prompt: its effect on the model, and the data it gives away.
+"""The audit of a prompt: its effect on the model, and the data it leaks.
 
 Measures are compared with those of the model alone. docs/auditing.md explains
 them and their limits.
@@ -37,8 +37,8 @@ class Measure:
 
   Attributes:
     name: The part of the audit, the quantity and its unit.
-    value: With the prompt; None: `note` says why it was not measured.
-    alone: For the model alone, or for the pieces of its vocabulary.
+    value: The value with the prompt. If None, `note` says why it is missing.
+    alone: The value for the model alone, or for the pieces of its vocabulary.
     note: Details.
     finding: A reason to distrust the prompt, or an empty text.
   """
@@ -65,7 +65,7 @@ def audit(
     prompt: A prompt of that model.
     canaries: Inputs, each with a secret that the prompt may answer with.
     training: Inputs and targets that the prompt was trained on.
-    held_out: Others of the same kind.
+    held_out: Similar pairs that the prompt was not trained on.
     samples: Number of strings to compare a secret with.
 
   Raises:
@@ -108,7 +108,7 @@ def _embedding(model: FrozenModel, prompt: TunedPrompt) -> Iterator[Measure]:
 
 
 def _some(rows: Sequence[Any], most: int) -> list[Any]:
-  """Draws rows, the same each time; all of them, if they are few."""
+  """Draws rows, the same ones in every call; if there are few, returns all."""
   return random.Random(0).sample(list(rows), min(len(rows), most))
 
 
@@ -177,20 +177,22 @@ def _canary(
 def exposure(secret: float, others: Sequence[float]) -> float:
   """Returns the exposure of a secret, in bits.
 
-  That is log2(number of candidates) - log2(rank of the secret among them), the
-  others being a sample of its shape (Carlini et al., 2019, "The Secret Sharer",
-  section 4). A string like any other reaches b bits with a chance of 2^-b.
+  That is log2(number of candidates) - log2(rank of the secret among them). The
+  other candidates are a sample of the secret's shape (Carlini et al., 2019,
+  "The Secret Sharer", section 4). A random string of that shape reaches b bits
+  with a chance of 2^-b.
 
   Args:
-    secret: Its log likelihood.
-    others: Those of the other candidates; equal ones rank before the secret.
+    secret: The secret's log likelihood.
+    others: The log likelihoods of the other candidates; candidates equal to the
+      secret rank before it.
   """
   rank = 1 + np.count_nonzero(np.asarray(others) >= secret)
   return float(np.log2((len(others) + 1) / rank))
 
 
 def alike(secret: str, vocabulary: seqio.Vocabulary, count: int) -> list[str]:
-  """Draws strings of a secret's shape, the same each time.
+  """Draws strings of a secret's shape, the same ones in every call.
 
   Each piece of the secret becomes a random piece with letters of the same case,
   digits and marks in the same places.
@@ -249,7 +251,7 @@ def _membership(
     yield Measure(f"membership: loss of {name} rows, nats", loss, usual)
   area, error = auc(members[0], others[0])
   alone, _ = auc(members[1], others[1])
-  # Rows that are easier without the prompt are no leak.
+  # Rows that are easy without the prompt do not show a leak.
   is_leak = area - max(0.5, alone) > _ERRORS * error
   yield Measure(
     "membership: AUC of the loss",

@@ -1,4 +1,4 @@
-"""Base checkpoints: read once, and what else a model needs beside them."""
+"""Base checkpoints, which are read once, and the files that belong to them."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -33,7 +33,7 @@ class CheckpointInMemory(checkpoints.BaseCheckpoint):
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
   ) -> dict[str, jax.Array]:
-    """Returns parameters, without a copy where dtype and place fit already.
+    """Returns parameters, copying only arrays whose dtype or place differs.
 
     Kernels that lie [out, in] are copied.
     """
@@ -82,7 +82,7 @@ def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
 
 
 def is_byt5(config: Config) -> bool:
-  """Returns whether rows and layers are a ByT5's; the ladder has its rows."""
+  """Returns whether the sizes are a ByT5's; the ladder has as many rows."""
   return (
     isinstance(config, T5Config)
     and config.vocab_size == 384
@@ -122,7 +122,7 @@ def embedding_of(base: checkpoints.BaseCheckpoint) -> np.ndarray:
 
 
 def vocabulary_file(path: str) -> str:
-  """Finds the SentencePiece file `*.model` beside a checkpoint.
+  """Finds the SentencePiece file, `*.model`, beside a checkpoint.
 
   Args:
     path: As for `t5x.checkpoints.find_checkpoint`.

@@ -1,6 +1,6 @@
 """The queue of requests, from which batches of a few shapes are taken.
 
-There are few shapes, so that all can be compiled at the start.
+There are only a few shapes, so that all can be compiled at the start.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ class FieldError(ValueError):
   """An error for a request with a field that has a wrong value.
 
   Attributes:
-    param: The field; None: the input.
+    param: The field; None means the input.
   """
 
   def __init__(self, message: str, param: str | None):
@@ -69,7 +69,7 @@ class Shapes:
 
   Attributes:
     rows: Rows of a batch, B.
-    lengths: Positions of a row: the input's, and the prompt's.
+    lengths: Positions of a row: those of the input and of the prompt.
     steps: Tokens of an answer.
     labels: Tokens of all labels of an input.
     beams: Beams of a search; empty: no beam search.
@@ -153,7 +153,7 @@ class Shapes:
     return [1, *(rows for rows in self.rows[1:] if rows <= min(limits))]
 
   def __iter__(self) -> Iterator[Shape]:
-    """Yields every shape; "embed" needs no program but the others' first."""
+    """Yields every shape; "embed" uses only the first program of the others."""
     for length in self.lengths:
       for steps in self.steps:
         yield Shape("generate", length, steps)
@@ -246,8 +246,8 @@ class BatchQueue:
         wait for them.
 
     Returns:
-      Its requests, their shape, and the batch's rows, of which some may stay
-      empty; None if it is better to wait until `due`.
+      The batch's requests, their shape, and its number of rows, of which some
+      may stay empty; None if it is better to wait until `due`.
     """
     self._drop_finished()
     waiting = [
@@ -285,13 +285,13 @@ class BatchQueue:
   ) -> tuple[list[Ticket], Shape, int] | None:
     """Takes requests that join a batch which is being decoded.
 
-    None join one that decodes all of its tokens at once, nor one in place of
-    which they would fill a faster one with more rows.
+    No request joins a batch that decodes all of its tokens at once. Requests
+    that would fill a faster batch with more rows do not join either.
 
     Args:
-      shape: That of the batch.
+      shape: The batch's shape.
       rows: The batch's rows. Fewer join at a time.
-      free: How many of them have no request.
+      free: Number of rows without a request.
       may_overtake: Whether the oldest request that is decoded may stay.
 
     Returns:
@@ -338,7 +338,7 @@ class BatchQueue:
     return taken
 
   def took(self, shape: Shape, rows: int, seconds: float) -> None:
-    """Counts in the time of a batch, by which later ones get their rows."""
+    """Records the time of a batch; later batches choose their rows by it."""
     mean = self._seconds.get((shape, rows), seconds)
     for key in self._seconds:
       if key[0] == shape:
@@ -346,7 +346,7 @@ class BatchQueue:
     self._seconds[shape, rows] = mean + 0.1 * (seconds - mean)
 
   def _drop_finished(self) -> None:
-    """Removes requests that nobody waits for any more."""
+    """Removes requests that are no longer awaited."""
     self._tickets = deque(x for x in self._tickets if not x[0].done())
 
   def due(self) -> float:

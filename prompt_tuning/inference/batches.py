@@ -30,7 +30,7 @@ class Batch:
     rows: Number of rows, unused ones included.
     started: Time of its start, on `time.monotonic`.
     first_answer: Time of its first tokens or scores, on the same clock; 0 if
-      it has none, as it failed.
+      the batch failed before.
     output_tokens: Tokens generated so far.
     seconds: From its start to its end.
   """
@@ -55,7 +55,7 @@ class Batch:
 
   @property
   def left(self) -> int:
-    """Number of requests without an answer that were not given up."""
+    """Number of requests that have no answer yet and were not abandoned."""
     return sum(not ticket.done() for ticket in self.tickets)
 
 
@@ -141,13 +141,13 @@ class _Row:
 class Decoding:
   """Rows that are decoded together, each from its own start to its own end.
 
-  A request may join, in the place of one that has its answer.
+  A request may join in the place of one that has been answered.
 
   Attributes:
     shape: A shape that all requests fit into.
     rows: Number of rows, B, unused ones included.
-    batches: Those of the requests; the engine removes them.
-    busy: Seconds that the engine decoded.
+    batches: The batches of its requests; the engine removes them.
+    busy: Seconds that the engine has spent decoding.
     was_joined: Whether another batch has joined the first.
   """
 
@@ -173,7 +173,7 @@ class Decoding:
     """Encodes the inputs of another batch, and gives them free rows.
 
     Args:
-      batch: Has fewer rows than this, unless it is the first.
+      batch: A batch with fewer rows than this, unless it is the first.
     """
     begun, tokens = _begin(self._programs, batch)
     count = len(batch.tickets)
@@ -193,7 +193,7 @@ class Decoding:
     """Decodes some tokens of every row, and hands them over.
 
     Args:
-      chunk: The most; 1 if a request wants each token at once.
+      chunk: The most tokens of a row; 1 if a request wants each token at once.
     """
     live = {
       i: row

@@ -37,8 +37,8 @@ class PromptTable:
   that were used least recently. No copy compiles a program.
 
   Attributes:
-    arrays: What `compute` makes of the prompts, with the slots as axis 0. The
-      positions after the end of a prompt are those of zeros.
+    arrays: The results of `compute` for the prompts, with the slots as axis 0.
+      The positions after the end of a prompt are computed from zeros.
     swaps: Number of prompts that were copied in.
   """
 
@@ -79,7 +79,7 @@ class PromptTable:
 
   @property
   def is_lost(self) -> bool:
-    """True after a copy that failed when it had the old table's memory."""
+    """True after a failed copy that had taken over the old table's memory."""
     return any(x.is_deleted() for x in jax.tree.leaves(self.arrays))
 
   @property
@@ -127,7 +127,7 @@ class PromptTable:
 
 
 class CompiledPrograms:
-  """The compiled methods of a network; none is ever compiled by a call.
+  """The compiled methods of a network; calls never compile anything.
 
   Attributes:
     network: The functions.

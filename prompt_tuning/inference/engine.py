@@ -17,7 +17,7 @@ from prompt_tuning.inference.requests import Request, Ticket, TunedPrompt
 
 
 class ClosedError(Exception):
-  """An error for requests to an engine that takes no more."""
+  """An error for requests to an engine that is closed."""
 
 
 class Engine:

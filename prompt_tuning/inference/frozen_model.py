@@ -53,14 +53,14 @@ def _config(base: checkpoints.BaseCheckpoint) -> Config:
 class FrozenModel:
   """A frozen T5, or a decoder.
 
-  Any number of models can be in use, each by any number of threads.
+  A process can use any number of models, each from any number of threads.
 
   Attributes:
     config: Sizes of the network.
-    vocabulary: Of inputs and targets.
-    network: Its functions, to be compiled.
-    shared_folder: The folder through which processes of a CPU share its arrays,
-      if they do: see `shared_arrays`. Set it before the weights are needed.
+    vocabulary: The vocabulary of inputs and targets.
+    network: The network's functions, to be compiled.
+    shared_folder: The folder through which processes on a CPU share the model's
+      arrays, or None; see `shared_arrays`. Set it before the weights are read.
   """
 
   def __init__(
@@ -97,28 +97,28 @@ class FrozenModel:
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
 
-    Compiled programs are kept for later processes, as those of commands are;
-    see `t5x.files.compilation_cache`.
+    Compiled programs are kept for later processes, as in commands; see
+    `t5x.files.compilation_cache`.
 
     Args:
-      checkpoint: A folder of Hugging Face's, a model's name on its hub, a
-        folder `checkpoint_<step>`, or one that holds such folders.
+      checkpoint: A Hugging Face folder, a model's name on the hub, a folder
+        `checkpoint_<step>`, or a folder of such folders.
       vocabulary: The model's vocabulary, or its SentencePiece file. By default,
         the file beside the checkpoint; ByT5 and the ladder's models need none.
-      dtype: Of activations and of the weights in memory, which may take half
-        the bytes; by default those of `config`, or float32.
-      config: Of the network. By default that of a decoder's folder. The sizes
-        of a T5 follow from the checkpoint, and its dropout in training is the
-        recipes': 0.1, or 0 for the ladder's.
+      dtype: The dtype of activations and of the weights in memory; bfloat16
+        halves the latter. By default those of `config`, or float32.
+      config: The network's configuration. By default it is read from the folder
+        of a decoder. A T5's sizes follow from the checkpoint, and its dropout
+        in training is that of the recipes: 0.1, or 0 for the ladder's models.
       extra_ids: As in `vocabulary.of_file`.
-      base_weights: "int8" holds them in about a quarter of the memory, and
-        "int8_products" rounds activations to int8 too; by default, only a
-        checkpoint that was converted to int8 is held so.
+      base_weights: "int8" holds the weights in about a quarter of the memory,
+        and "int8_products" rounds activations to int8 too. By default, only a
+        checkpoint that was converted to int8 is held in int8.
 
     Raises:
-      ValueError: if there is no checkpoint or no vocabulary, they do not fit,
-        or the checkpoint has parameters of another method, which the model
-        would ignore.
+      ValueError: if the checkpoint or the vocabulary is missing, they do not
+        fit each other, or the checkpoint has parameters of a method, which the
+        model would ignore.
     """
     compilation_cache.enable()
     base = checkpoints.open_checkpoint(str(checkpoint))
@@ -222,7 +222,8 @@ class FrozenModel:
 
     Args:
       text: The input.
-      messages: The conversation that it ends, for a model with a chat template.
+      messages: The conversation that the text ends, if the model has a chat
+        template.
 
     Raises:
       ValueError: if a decoder's input is empty, or the template refuses it.
@@ -247,7 +248,7 @@ class FrozenModel:
   ) -> list[str]:
     """Generates an answer to each text, by beam search with one beam.
 
-    It may end an answer where greedy decoding would continue.
+    Such a search may end an answer where greedy decoding would continue.
 
     Args:
       inputs: Texts.
@@ -292,8 +293,8 @@ class FrozenModel:
 
     Raises:
       ValueError: if the prompt belongs to another model, an argument is of
-        another type, a label is unknown to the vocabulary, or two are the same
-        to it.
+        another type, the vocabulary does not know a label, or it writes two
+        labels the same way.
     """
     if not len(labels):
       raise ValueError("Ranking needs labels, got none: pass labels=[...].")
@@ -338,7 +339,7 @@ class FrozenModel:
   def _batches(
     self, inputs: Sequence[str], prompt: AnyPrompt | None, most: int
   ) -> Iterator[tuple[int, Any, np.ndarray]]:
-    """Yields the inputs of a batch: their number, encoded, and as tokens."""
+    """Yields batches of inputs: their number, encoding and tokens."""
     array = self.prompt_array(prompt)
     positions = 0 if array is None else len(array)
     if array is None:

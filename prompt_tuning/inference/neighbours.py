@@ -1,7 +1,7 @@
 """Norms of a trained prompt, and its nearest neighbours in the vocabulary.
 
-Section 7 of the paper looks at the pieces that are nearest to each position by
-cosine. For prompts that start from class labels, the labels are among them.
+Section 7 of the paper looks at the pieces with the largest cosines for each
+position. For prompts that start from class labels, the labels are among them.
 """
 
 from collections.abc import Callable, Sequence

@@ -110,13 +110,13 @@ class Network:
     return tokens, lengths
 
   def table(self, params: Mapping[str, Any], prompts: jax.Array) -> Any:
-    """Computes what the inputs read of prompts, for `encode`.
+    """Computes the arrays of prompts that inputs read, for `encode`.
 
     Args:
       prompts: [slots, longest, H], zeros behind the end of each.
 
     Returns:
-      The prompts; of a decoder, their keys and values, of whose arrays axis 0
+      The prompts; for a decoder, their keys and values. Axis 0 of each array
       has the slots.
     """
     if not self.keeps_prompts:
@@ -145,7 +145,7 @@ class Network:
       prompt_lengths: [B] The length of each row's prompt; 0: no prompt.
 
     Returns:
-      What targets read of it; [B, T, H] for a T5.
+      The arrays that targets read; [B, T, H] for a T5.
     """
 
     def run(module: Any) -> Encoded:

@@ -51,10 +51,12 @@ def read(paths: Sequence[pathlib.Path]) -> list[Source]:
   """Reads prompts with headers.
 
   Args:
-    paths: Files, and folders, of which all `.safetensors` with a prompt count.
+    paths: Files, and folders, in which all `.safetensors` with a prompt are
+      read.
 
   Raises:
-    ValueError: if a named file lacks a prompt or a header, or all folders do.
+    ValueError: if a named file lacks a prompt or a header, or the folders have
+      no prompts.
   """
   found = []
   for path in paths:
@@ -107,7 +109,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def candidates(target: Source, sources: Iterable[Source]) -> Iterator[Source]:
-  """Yields the sources that may serve a target.
+  """Yields the sources that the prompt of a target may start from.
 
   They are of its frozen model and not of its data set: a prompt that has seen
   the data of a task says nothing about transfer to it. Those of a mixture that

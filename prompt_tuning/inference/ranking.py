@@ -62,8 +62,8 @@ def rank_labels(
     last.
 
   Raises:
-    ValueError: if `num_decodes` is not L, a label is longer than S, or as
-      `encode_labels`.
+    ValueError: if `num_decodes` is not L, a label is longer than S, or for the
+      reasons of `encode_labels`.
   """
   del unused
   B, S = inputs.shape
@@ -138,8 +138,8 @@ def encode_labels(
   """Returns the tokens of each label, with the end of sequence.
 
   Raises:
-    ValueError: if the vocabulary does not know a label, or two are the same to
-      it.
+    ValueError: if the vocabulary does not know a label, or it writes two labels
+      the same way.
   """
   encoded = [(*vocabulary.encode(label), eos_id) for label in labels]
   unknown = getattr(vocabulary, "unk_id", None)

@@ -22,8 +22,8 @@ def move(
     The prompt for `new`. It has no score, because it was not evaluated there.
 
   Raises:
-    ValueError: as that does, if the prompt is not of the model `old`, or
-      the models' vocabularies differ.
+    ValueError: as for `recycle`, if the prompt does not belong to the model
+      `old`, or the models' vocabularies differ.
   """
   array = old.prompt_array(prompt)
   assert array is not None

@@ -23,7 +23,7 @@ class TunedPrompt:
     status: The end of its training: "finished", "stopped" or "interrupted";
       None if the prompt comes from a file.
     evals: The evaluations of its training: {"step", "metrics", "score"}.
-    name: The name in requests to a server.
+    name: The prompt's name in requests to a server.
   """
 
   array: np.ndarray = dataclasses.field(repr=False)
@@ -37,7 +37,7 @@ class TunedPrompt:
     """Reads a prompt in any format; see `prompt_conversion.read_prompt`.
 
     Raises:
-      ValueError: if there is no such file or folder, or no prompt in it.
+      ValueError: if the file or folder is missing, or has no prompt.
     """
     return cls(*prompt_conversion.read_prompt(path))
 
@@ -57,7 +57,7 @@ class TunedPrompt:
     Args:
       folder: A new folder, or an empty one.
       base_model: Name or path of the Hugging Face model that the prompt belongs
-        to; by default that of the metadata.
+        to; by default the one in the metadata.
 
     Raises:
       ValueError: if the folder is not empty.
@@ -73,16 +73,16 @@ class TunedPrompt:
     """Uploads the prompt as a PEFT adapter with a model card.
 
     Args:
-      repository: OWNER/NAME on the Hugging Face hub; made if it is missing.
-      base_model: The model's name there; by default that of the metadata.
+      repository: OWNER/NAME on the Hugging Face hub; created if missing.
+      base_model: The model's name there; by default the one in the metadata.
       is_private: Whether a new repository is private.
 
     Returns:
       The repository's address.
 
     Raises:
-      ValueError: if a name is missing, the hub refuses, or there is no way to
-        it.
+      ValueError: if a name is missing, or the hub refuses or cannot be
+        reached.
     """
     base_model = base_model or (self.metadata and self.metadata.base_model)
     hub.check_names(repository, base_model)
@@ -109,7 +109,7 @@ class TunedPrompt:
 
   @property
   def score(self) -> float | None:
-    """The validation score it was chosen by, if there was one."""
+    """The validation score of this prompt, if there is one."""
     return None if self.metadata is None else self.metadata.score
 
 
@@ -119,7 +119,7 @@ class Request:
 
   Attributes:
     tokens: The input, with the end of sequence.
-    prompt: None: the model alone.
+    prompt: The prompt, or None for the model alone.
   """
 
   tokens: tuple[int, ...]
@@ -127,7 +127,7 @@ class Request:
 
   @property
   def prompt_length(self) -> int:
-    """Positions of the prompt; 0: no prompt."""
+    """Number of positions of the prompt; 0 without a prompt."""
     return self.prompt.length if self.prompt else 0
 
 
@@ -141,12 +141,12 @@ class Generation(Request):
     seed: Determines the sample, together with `choice` and regardless of the
       rest of the batch.
     choice: Distinguishes samples of one input.
-    num_beams: Beams of a search; 0: no beam search.
+    num_beams: Width of a beam search; 0 for none.
     top_log_probs: Number of likeliest tokens to return at each step.
     on_token: Called in the engine's thread with every new token; None if only
       the whole answer is wanted. An error that it raises ends the request.
-    is_enough: Called in the engine's thread with the tokens so far, after every
-      few; True ends the answer. As for its errors, see `on_token`.
+    is_enough: Called in the engine's thread, every few tokens, with the tokens
+      so far; True ends the answer. An error ends the request, as in `on_token`.
   """
 
   max_tokens: int
@@ -181,7 +181,7 @@ class Token:
   Attributes:
     id: Its number in the vocabulary.
     log_prob: In nats, under the model's own distribution.
-    top: The likeliest tokens at its place, with their log probabilities.
+    top: The likeliest tokens at this position, with their log probabilities.
   """
 
   id: int
@@ -214,9 +214,9 @@ Embedded = np.ndarray
 
 
 class Ticket(concurrent.futures.Future):
-  """A request in the engine, and the future answer.
+  """A request in the engine, and its future answer.
 
-  Cancelling it gives the request up: work on it stops soon.
+  Cancelling a ticket abandons its request: work on it stops soon.
 
   Attributes:
     request: The request.

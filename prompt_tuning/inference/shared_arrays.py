@@ -1,7 +1,7 @@
 """A model's arrays in memory that processes of one machine share.
 
-They are files of NumPy's, which the first process writes and all map: the
-system holds their pages once. JAX on a CPU uses a mapped array as it is.
+They are NumPy files, which the first process writes and all processes map, so
+the system holds their pages once. JAX on a CPU uses mapped arrays in place.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ def made(
 
   Args:
     make: Returns name -> array, on one device of a CPU.
-    folder: A new folder, or one that another process has used for these; it
-      must stay as it is.
+    folder: A new folder, or one that another process has used for these arrays;
+      its files must not change.
 
   Returns:
     Name -> array.

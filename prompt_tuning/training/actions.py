@@ -32,13 +32,13 @@ class SaveBestPrompt(trainer.BaseAction):
   Attributes:
     model_dir: The folder to write to.
     task: Name of the task or mixture, for the file's header.
-    metric: Regular expression for `task/metric`, that of the checkpointer; see
-      `prompt_tuning.data.metrics.score`.
+    metric: Regular expression for `task/metric`, the same as the
+      checkpointer's; see `prompt_tuning.data.metrics.score`.
     vocabulary: The model's vocabulary.
     injections: The methods of the run; None means a prompt alone. If another
       method or parameter trains too, no file is written, because such a prompt
-      does not work with the base model.
-    mode: "max" if more is better, or "min"; that of the checkpointer.
+      does not work with the base model alone.
+    mode: "max" if more is better, or "min"; the same as the checkpointer's.
     base_model: The frozen model's path or name, for the file's header.
   """
 

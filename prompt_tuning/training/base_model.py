@@ -1,4 +1,4 @@
-"""Facts about the frozen model that a prompt needs from its checkpoint.
+"""Facts about the frozen model, read from its checkpoint for a prompt.
 
 Every process reads them while gin builds the model. Google's T5X has no
 fingerprints, so there prompts are written and read without that check.
@@ -48,13 +48,13 @@ def decoder_config(
   """Reads the sizes of a decoder; the settings are those of `DecoderConfig`.
 
   Raises:
-    ValueError: if the path is not a folder of Hugging Face's with a decoder, or
-      its name on the hub.
+    ValueError: if the path is neither a Hugging Face folder with a decoder nor
+      the name of one on the hub.
   """
   config = checkpoints.open_checkpoint(path).metadata.get("config")
   if config is None:
     raise ValueError(
-      f"Expected a decoder in a folder of Hugging Face's, got {path}. Give "
+      f"Expected a decoder in a Hugging Face folder, got {path}. Give "
       "INITIAL_CHECKPOINT_PATH, or the gin file of a T5."
     )
   return dataclasses.replace(

@@ -17,7 +17,7 @@ _FILE = pathlib.Path(__file__).with_suffix(".toml")
 def _lazy(name: str) -> Callable[..., Any]:
   """Returns a function of this package that is imported on its first call.
 
-  Its module imports TensorFlow, or takes a while, and --help does without.
+  Its module imports TensorFlow or other slow packages, which --help must not.
 
   Args:
     name: Such as "data.task_lookup:find".

@@ -13,13 +13,13 @@ def read(
   """Parses options of the form NAME=VALUE, and checks the cluster.
 
   Args:
-    cluster: Its name in submitit, the value of --submit, if it is given.
+    cluster: The cluster's name in submitit, from --submit, or None.
     given: Options such as "timeout_min=60" or "use_srun=False". A number with a
       leading 0, as in "slurm_account=0123", stays a string.
 
   Raises:
-    ValueError: if an option has no "=", or there is no cluster for it, or if
-      submitit is not installed or knows no such cluster.
+    ValueError: if an option has no "=", options are given without a cluster,
+      submitit is not installed, or it does not know the cluster.
   """
   if given and not cluster:
     raise ValueError("--option is for --submit.")

@@ -1,6 +1,6 @@
 """Settings for a prompt by the size of its model, its data and the device.
 
-Every one of them is a guess to begin with: `--gin.NAME=VALUE` replaces it.
+Each one is a first guess: `--gin.NAME=VALUE` replaces it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,19 +49,19 @@ _CPU = pathlib.Path("/proc/cpuinfo")
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """The facts that settings follow from.
+  """The facts that determine the settings.
 
   Attributes:
     config: Sizes of the network.
     parameters: Its number of parameters.
     rows: Training examples.
-    tokens: The longest input that is trained on, without the prompt.
+    tokens: Tokens of the longest training input, without the prompt.
     labels: The number of legal targets; 0 if they are free text.
     platform: JAX's name of the device: "cpu", "gpu" or "tpu".
-    memory: Bytes that JAX may take of the device's memory.
+    memory: Bytes of the device's memory that JAX may use.
     multiplies_bfloat16: Whether the device has units for products of bfloat16.
     rate: The result of `prompt_rate`.
-    given: Name -> value of the user's own settings, which the others fit.
+    given: Name -> value of the user's settings; the others are fitted to them.
   """
 
   config: Config
@@ -105,10 +105,9 @@ def device() -> tuple[str, int, bool]:
 def _multiplies_bfloat16(first: Any) -> bool:
   """Returns whether a device has units for products of bfloat16.
 
-  CPUs have Intel's (AMX), which XLA makes use of, or none: without them, a step
-  of SmolLM2 in bfloat16 took 1.4 times as long as in float32. NVIDIA's GPUs
-  have them since compute capability 8.0; a T4 has 7.5, and XLA multiplies in
-  float32 there.
+  On CPUs, XLA uses Intel's AMX. Without it, a step of SmolLM2 in bfloat16 took
+  1.4 times as long as in float32. NVIDIA GPUs have such units since compute
+  capability 8.0; on a T4, which has 7.5, XLA multiplies in float32.
   """
   if first.platform != "cpu":
     older = r"[1-7]\.\d+"  # AMD's GPUs and TPUs say no number.
@@ -120,10 +119,9 @@ def _multiplies_bfloat16(first: Any) -> bool:
 
 
 def prompt_rate(model: FrozenModel) -> float:
-  """Returns the paper's learning rate or, for a decoder, one of its size.
+  """Returns the paper's rate or, for a decoder, one scaled to its embeddings.
 
-  A step is as long as the rate, however small the embeddings are from which a
-  prompt starts.
+  An update is as large as the rate, however small the initial embeddings are.
   """
   if isinstance(model.config, T5Config):
     return _PAPERS_RATE
@@ -133,12 +131,12 @@ def prompt_rate(model: FrozenModel) -> float:
 
 
 def periods(steps: int, stats: int | None = None) -> tuple[int, int]:
-  """Returns the steps between losses, and between ten evaluations.
+  """Returns the steps between losses, and between the ten evaluations.
 
   Args:
     steps: Training steps.
-    stats: Those between losses, which divide the others; by default there are a
-      hundred.
+    stats: Steps between losses, which divide those between evaluations; by
+      default a hundredth of `steps`.
   """
   stats = stats or max(1, steps // 100)
   return stats, max(1, steps // 10 // stats) * stats
@@ -156,7 +154,7 @@ def is_by_length(platform: str, tokens: int) -> bool:
 
 def choose(facts: Facts) -> list[Setting]:
   """Returns the settings of a run, in the order in which they matter."""
-  # Of others, 0 among them, the run says that they are wrong.
+  # The run itself reports other values, including 0, as wrong.
   own = facts.given.items()
   given = {k: x for k, x in own if isinstance(x, int) and x > 0}
   is_small = facts.parameters < _SMALL

@@ -1,10 +1,10 @@
 """Adapter for Google's T5X, which may be installed in place of `runtime/`.
 
 Google's T5X wants absolute paths and the folder `checkpoint_<step>` itself. It
-has no fingerprints, keeps the frozen parameters with the trainable ones, and
-reads only its format 3 without a model, so Orbax reads the other checkpoints.
-With the `t5x` of `runtime/` paths stay as the user wrote them, and records
-repeat them.
+has no fingerprints, and keeps the frozen parameters with the trainable ones.
+Without a model, it reads only its format 3, so Orbax reads other checkpoints.
+With the `t5x` in `runtime/`, paths and their records stay as the user wrote
+them.
 """
 
 import os
@@ -36,8 +36,8 @@ def checkpoint(path: str | None) -> str | None:
   """Returns a checkpoint to restore, in the form that `t5x` takes.
 
   Args:
-    path: A folder `checkpoint_<step>`, or one that holds such folders, whose
-      newest is meant; None trains from scratch.
+    path: A folder `checkpoint_<step>`, or a folder of such folders, from which
+      the newest is taken; None trains from scratch.
 
   Raises:
     ValueError: if Google's T5X is installed and there is no checkpoint.

@@ -1,6 +1,6 @@
-"""The problems that a command's task, data and prompt files show by themselves.
+"""Problems that a command's task, data and prompt files show before a run.
 
-Neither TensorFlow nor weights are needed; JAX only where a prompt is read.
+Finding them needs no TensorFlow or weights, and JAX only to read a prompt.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -74,30 +74,32 @@ class Model(FrozenModel):
     Args:
       train: Pairs (input, target) of texts; a CSV, TSV, JSON or Parquet file,
         a pandas.DataFrame or a datasets.Dataset, whose columns are guessed and
-        printed; or the name of a seqio task, such as "super_glue_cb", with its
-        own validation split.
-      validation: More of the same, to choose the best prompt by. Without it, a
-        tenth of a file or a table is held out.
-      length: Positions of the prompt; by default those of `init`, or as
-        `defaults.choose` says, like `steps`, `learning_rate` and `batch_size`.
+        printed; or the name of a seqio task with its own validation split, such
+        as "super_glue_cb".
+      validation: More examples of the same kind, to select the best prompt.
+        Without them, a tenth of a file or a table is held out.
+      length: Positions of the prompt; by default those of `init`. Otherwise
+        `defaults.choose` decides, as for `steps`, `learning_rate` and
+        `batch_size`.
       init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
-        start from, its file, or its name on the hub. By default the labels, if
-        there are any.
+        start from, its file, or its name on the hub. The default is
+        "class_labels" if there are labels.
       labels: The legal targets of pairs; an empty list means free text. By
         default, the targets that occur, unless there are more than fifty or
         fewer than four pairs for each.
-      folder: Receives checkpoints, record and prompt; an interrupted run there
-        is resumed. By default nothing is kept.
+      folder: Receives checkpoints, a record and the prompt; an interrupted run
+        in it is resumed. By default nothing is kept.
       on_event: Called with every event, in this thread; see `t5x.runs.events`.
         By default, progress bars and the chosen settings go to stderr.
-      should_stop: Called after every step and batch of evaluation, such as
-        `threading.Event().is_set`; True ends the run, with the best prompt so
-        far.
+      should_stop: Called after every training step and evaluation batch; True
+        ends the run with the best prompt so far. An example is
+        `threading.Event().is_set`.
       **settings: Fields of `tuning.Settings`, such as `steps`, `batch_size`,
         `learning_rate` and `seed`.
 
     Returns:
-      The prompt with the best validation score; without validation, the last.
+      The prompt with the best validation score, or the last prompt if there is
+      no validation.
 
     Raises:
       ValueError: for wrong examples or settings.
@@ -109,12 +111,12 @@ class Model(FrozenModel):
     known = [x.name for x in dataclasses.fields(tuning.Settings)]
     if unknown := sorted(set(settings) - set(known)):
       raise ValueError(
-        f"There is no setting {', '.join(unknown)}; there are "
+        f"There is no setting {', '.join(unknown)}; expected "
         f"{', '.join(known)}."
       )
     given = {"length": length, **settings}
     given = {name: x for name, x in given.items() if x is not None}
-    # Wrong ones are refused before the data are read.
+    # Refuses wrong settings before the data are read.
     tuning.Settings(**{"length": 1, **given, "init": start})
     is_ranked = bool(settings.get("rank"))
     found = _find(train, validation, self.vocabulary, labels, is_ranked)
@@ -148,7 +150,7 @@ class Model(FrozenModel):
   def _defaults(
     self, examples: text_pairs.PairTask, given: Mapping[str, Any]
   ) -> list[defaults.Setting]:
-    """Returns the settings of `tune` that follow from the given ones."""
+    """Returns the default settings of `tune` for the given ones."""
     own = {k: given[x] for k, x in _ARGUMENTS.items() if x in given}
     facts = defaults.Facts(
       self.config,
@@ -177,7 +179,7 @@ class Model(FrozenModel):
 
     Args:
       examples: Pairs (input, target), a file or a table as for `tune`, or the
-        name of a seqio task with a split "validation".
+        name of a seqio task with a "validation" split.
       prompt: As for `generate`.
       labels: As for `tune`.
       rank: Whether to rank labels instead of generating text.
@@ -242,20 +244,20 @@ def _find(
   """Makes a task of pairs, or finds a registered task or mixture.
 
   Args:
-    train: As for `Model.tune`; None: there is no training.
-    validation: The same; without training, it may be a task with that split.
+    train: As for `Model.tune`; None if nothing is trained.
+    validation: The same; without `train`, it may be a task with that split.
     vocabulary: The model's vocabulary.
     labels: The legal targets of pairs; see `text_pairs.make`.
     rank: Whether the labels are ranked, and so must be known.
 
   Returns:
-    The task. The labels of a registered task that is not ranked are words that
-    a prompt can start from, which need not be targets. A split without lengths
-    is not cut.
+    The task. If a registered task is not ranked, its labels are words that a
+    prompt can start from, which need not be targets. Examples of a split
+    without lengths are not cut.
 
   Raises:
     ValueError: if the arguments do not fit together, there is no such task, or
-      there are no two labels to rank.
+      there are fewer than two labels to rank.
   """
   if files.is_data(train) and (validation is None or files.is_data(validation)):
     data = files.read(train, validation, labels=labels, vocabulary=vocabulary)
@@ -314,21 +316,21 @@ def load_for(
     checkpoint: The model; by default the one that the file names.
 
   Raises:
-    ValueError: if the prompt is missing, it names no model, or the model is not
-      where it was.
+    ValueError: if the prompt is missing or names no model, or the model has
+      moved.
   """
   prompt = TunedPrompt.load(path)
   base = checkpoint or (prompt.metadata and prompt.metadata.base_model)
   if not base:
-    raise ValueError(f"{path} does not name its model: give it, --model=MODEL.")
+    raise ValueError(f"{path} does not name its model. Give --model=MODEL.")
   try:
     return Model.load(base), prompt
   except ValueError as error:
     if checkpoint:
       raise
     raise ValueError(
-      f"{path} was trained on {base}. {error} If the model lies elsewhere now, "
-      "give it: --model=MODEL."
+      f"{path} was trained on {base}. {error} If the model has moved, give "
+      "--model=MODEL."
     ) from error
 
 

@@ -30,7 +30,7 @@ def describe(
     best: Its best evaluation, {"step", "score"}, if there was one.
     gin_files: The gin files of the training command.
     gin_bindings: The bindings of the training command.
-    flags: Its other flags that an evaluation needs too.
+    flags: Other flags of that command that an evaluation needs too.
     paths: Folders to look in for gin files, the package's among them.
 
   Returns:
@@ -133,7 +133,7 @@ def useful(
   evaluated: Sequence[str],
   paths: Sequence[str],
 ) -> dict[str, str]:
-  """Returns the bindings, name -> value, that an evaluation's files know."""
+  """Returns the bindings, name -> value, that fit an evaluation's files."""
   unused, files = {}, resolution.Bindings(evaluated, paths=paths)
   known = {*files.macros, *files.lacking}
   for program, names in ("train", trained), ("evaluate", evaluated):

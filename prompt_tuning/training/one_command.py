@@ -1,7 +1,7 @@
 """`prompt-tuning tune MODEL DATA`: a training command made of two names.
 
-It is a command of `t5x.train` whose bindings follow from the model's files, the
-data and the device. Its run resumes, and bindings of the user win.
+It runs `t5x.train` with bindings that follow from the model's files, the data
+and the device. The run can be resumed, and the user's bindings win.
 """
 
 import collections
@@ -56,9 +56,9 @@ class Command:
   Attributes:
     folder: Its MODEL_DIR.
     task: The name of its task.
-    gin_files: Its gin files: of the model, the recipe, the data, the user's.
+    gin_files: Its gin files: the model's, the recipe, the data's, the user's.
     bindings: Its bindings; the user's come last.
-    settings: Those that were chosen, with their reasons.
+    settings: The settings that were chosen, with their reasons.
   """
 
   folder: str
@@ -68,7 +68,7 @@ class Command:
   settings: Sequence[defaults.Setting]
 
   def words(self) -> list[str]:
-    """Returns the words of the command of `t5x.train` that does the same."""
+    """Returns the words of the equivalent command of `t5x.train`."""
     bindings = [x.partition("=") for x in self.bindings]
     return [
       *(f"--gin_file={file}" for file in self.gin_files),
@@ -86,12 +86,12 @@ def make(
   """Makes the command of a model and data, after a look at both.
 
   Args:
-    model: A folder of Hugging Face's or a name on its hub, or a checkpoint.
+    model: A Hugging Face folder, a name on the hub, or a checkpoint.
     data: A file as `row_files.read` takes it, a data set on the hub, or a
       registered task.
-    folder: Its MODEL_DIR; by default it is named after the two.
-    gin_files: The user's gin files; one that includes a run, such as those of
-      gin/recipes, replaces the recipe.
+    folder: Its MODEL_DIR; by default it is named after the model and the data.
+    gin_files: The user's gin files; one that includes a run, as those in
+      gin/recipes do, replaces the recipe.
     gin_bindings: The user's bindings, which win.
 
   Raises:
@@ -157,10 +157,10 @@ def make(
 
 
 def run(command: Command) -> None:
-  """Trains, evaluates the frozen model, and prints what came out.
+  """Trains, evaluates the frozen model, and prints the results.
 
   Raises:
-    SystemExit: if a signal stopped it; the same command resumes it.
+    SystemExit: if a signal stopped the run; the same command resumes it.
     ValueError: for a wrong configuration.
   """
   outcomes: list[Any] = []
@@ -238,7 +238,7 @@ def _with_includes(file: str) -> list[str]:
 
 
 def _name(model: str, data: str) -> str:
-  """Returns a folder's name: that of the model, and of the data."""
+  """Returns the name of a folder, made of those of the model and the data."""
   stem = data
   if files_lib.is_data(data):
     stem = pathlib.PurePath(data).stem

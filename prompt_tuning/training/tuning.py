@@ -1,6 +1,7 @@
 """Tuning of prompts by the trainer, without gin.
 
-With the settings of `gin/recipes/prompt_tuning.gin`, the results are the same.
+With the settings of `gin/recipes/prompt_tuning.gin`, results are the same as
+with gin.
 """
 
 from collections.abc import Sequence
@@ -75,12 +76,12 @@ class Settings:
     learning_rate: Constant.
     batch_size: Examples in a step.
     seed: Determines the initial prompt, dropout and the order of examples.
-    eval_period: Steps between evaluations; by default there are ten.
+    eval_period: Steps between evaluations; by default a tenth of `steps`.
     stats_period: Steps between reports of the training loss to `on_event`; by
-      default those between evaluations.
+      default `eval_period`.
     rank: Whether validation ranks the labels instead of generating text.
-    max_unknown: Most of the pieces of training inputs that may be unknown to
-      the vocabulary, as a share.
+    max_unknown: The largest share of the pieces of training inputs that may be
+      unknown to the vocabulary.
 
   Raises:
     ValueError: if a value is of another type, a number is too small, or
@@ -123,9 +124,9 @@ def make_model(
     config: Sizes of the network.
     vocabulary: Of inputs and targets.
     method: The prompt's place in the network.
-    optimizer_def: Selects the parameters that train, if any do.
-    ranked: Labels, of which it answers with the likeliest; None: it generates
-      text, by beam search with one beam.
+    optimizer_def: Selects the parameters that train, if any.
+    ranked: The model answers with the likeliest of these labels; with None, it
+      generates text by beam search with one beam.
   """
   arguments: dict[str, Any] = {
     "module": networks.make(config, method),
@@ -289,7 +290,7 @@ def _checkpoint_cfg(
 def _configuration(
   model: FrozenModel, examples: PairTask, settings: Settings
 ) -> identity.RunConfiguration:
-  """Returns the identity of the run, which alone may resume in its folder."""
+  """Returns the identity of the run; a folder resumes only the same run."""
   init = settings.init
   if isinstance(init, np.ndarray):
     init = hashlib.sha256(np.asarray(init, np.float32).tobytes()).hexdigest()
