@@ -1,4 +1,4 @@
-"""Chat templates of Hugging Face's tokenizers, which wrap the text of a user.
+"""Chat templates of Hugging Face tokenizers, which wrap a user's text.
 
 A folder has its template in `chat_template.jinja` or `tokenizer_config.json`.
 """
@@ -21,18 +21,18 @@ _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-  """The template of a folder.
+  """The chat template of a tokenizer.
 
   Attributes:
-    text: Its source, in Jinja.
-    tokens: Name -> special token, such as "eos_token", for the template.
+    text: The template's source, in Jinja.
+    tokens: Name, such as "eos_token" -> special token, for the template.
   """
 
   text: str
   tokens: Mapping[str, str]
 
   def __call__(self, messages: Sequence[Message]) -> str:
-    """Returns a conversation, up to where the model answers.
+    """Returns a conversation as text, up to the start of the model's answer.
 
     Raises:
       ValueError: if the template refuses it, or jinja2 is not installed.
@@ -83,7 +83,7 @@ def write(folder: pathlib.Path, template: ChatTemplate) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _compiled(text: str) -> Any:
-  """Compiles a template, with the names that transformers gives to one."""
+  """Compiles a template, with the names that transformers defines in one."""
   try:
     from jinja2 import exceptions, ext, sandbox
   except ImportError:

@@ -1,7 +1,7 @@
 """Functions from decoded text to the values that the metrics compare.
 
 They have seqio's form: `text` is a prediction or, with `is_target`, the target
-of `example`, whose features they may read instead.
+of `example`. For a target they may read the example's features instead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,7 @@ def number(text: str, example: Example, is_target: bool = False) -> float:
 def multirc(
   text: str, example: Example, is_target: bool = False, *, labels: Sequence[str]
 ) -> dict[str, Any]:
-  """Returns {"value": class index}; a target has its question as "group"."""
+  """Returns {"value": class index}, and for a target its question, "group"."""
   result = {"value": class_index(text, example, labels=labels)}
   if is_target:
     result["group"] = int(example["idx/question"])
@@ -83,7 +83,7 @@ def multirc(
 def record(
   text: str, example: Example, is_target: bool = False
 ) -> dict[str, Any]:
-  """Returns {"value": text}; a target has all answers and a "group"."""
+  """Returns {"value": text}, and for a target all answers and a "group"."""
   if not is_target:
     return {"value": text}
   return {

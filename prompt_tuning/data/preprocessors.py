@@ -1,4 +1,4 @@
-"""Raw examples -> the text that T5 reads and writes.
+"""Conversion of raw examples to the text that T5 reads and writes.
 
 Each function takes a `tf.data.Dataset` of examples with the features of their
 data set in TFDS (`super_glue`, `glue`, `squad`, `mrqa` or
@@ -21,7 +21,7 @@ Example = Mapping[str, Any]
 def _each_example(
   function: Callable[..., Example],
 ) -> Callable[..., tf.data.Dataset]:
-  """Maps datasets by a function without control flow, so without AutoGraph.
+  """Maps datasets with a function without control flow, so without AutoGraph.
 
   seqio's types do not show that the result maps a dataset to a dataset.
   """
@@ -48,7 +48,7 @@ def correct_referents(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
 def other_articles(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
   """Keeps a tenth of the articles for validation, and the others for training.
 
-  All questions about an article are in one of the splits.
+  All questions about an article are in the same split.
   """
   return dataset.filter(
     lambda example: (

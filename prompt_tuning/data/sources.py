@@ -19,9 +19,9 @@ class ExampleSource(seqio.DataSource):
     """Stores the generator.
 
     Args:
-      generate: Maps a split to its examples, always the same ones:
+      generate: Maps a split to its examples, which are the same in every call:
         dictionaries with TFDS's features, unless `columns` is overridden.
-      examples_per_split: Their number.
+      examples_per_split: Split -> number of examples.
     """
     self.generate = generate
     super().__init__(
@@ -41,7 +41,7 @@ class ExampleSource(seqio.DataSource):
 
     Args:
       split: The split.
-      shuffle: Whether to draw the order of its examples.
+      shuffle: Whether to shuffle its examples.
       seed: The seed of the order.
 
     Returns:

@@ -66,7 +66,7 @@ def write(
       # Caches of other tools have no hash. Runs compare their first tokens.
       if read_vocabularies(path) not in (None, vocabularies):
         raise ValueError(
-          f"{path} was tokenized with another vocabulary than the one in use. "
+          f"{path} was tokenized with a vocabulary other than the one in use. "
           f"Remove {folder}, or give another --output_cache_dir."
         )
     partial = cache_dir / f".{task.name}.incomplete"

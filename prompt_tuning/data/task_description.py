@@ -22,7 +22,7 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
   Args:
     task: The task.
     split: One of its splits.
-    num_examples: Number of examples to show whole, from the first on.
+    num_examples: Number of examples to show in full, starting with the first.
 
   Raises:
     ValueError: if the split is empty.

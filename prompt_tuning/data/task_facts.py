@@ -1,7 +1,7 @@
-"""Facts that a run takes from its task: words, labels, lengths.
+"""Facts that a run takes from its task: class words, labels, lengths.
 
-A task or mixture has its name in seqio. The `module` that registers it is
-imported first, because gin needs the facts before the trainer reads any data.
+Tasks and mixtures go by their names in seqio. The `module` that registers them
+is imported first, because gin needs the facts before the trainer reads data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ def class_words(task: str, module: str | None = None) -> tuple[str, ...]:
   """Returns the words that a prompt from class labels starts with.
 
   They are the task's labels. For tasks with free text they are the words that
-  the paper chose (section 3.2), or none. A mixture has the words of its tasks,
+  the paper chose (section 3.2), or none. A mixture has all words of its tasks,
   each once.
 
   Args:
@@ -94,8 +94,8 @@ def lengths(
     vocabulary: The model's, which the tasks use.
     module: The module that registers it, or None.
     splits: The splits to read, if a task has them.
-    longest: The largest length to return. With it, the first `MAX_EXAMPLES` of
-      each task and split are read; with None, all examples are.
+    longest: The largest length to return. If given, only the first
+      `MAX_EXAMPLES` of each task and split are read, otherwise all.
 
   Returns:
     Feature -> tokens, with the end of sequence.

@@ -10,15 +10,15 @@ tasks and mixtures of `superglue.toml`, `glue.toml` and `qa.toml`:
   rates, and `super_glue_smallest`.
 * `glue_{cola,sst2,mrpc,qqp,stsb,mnli,mnli_matched,mnli_mismatched,qnli,rte,
   wnli,ax}`; `glue` at T5's rates; `glue_mnli_and_dev`; `mrpc_from_qqp` and
-  `qqp_from_mrpc`, which train on the one and evaluate both;
+  `qqp_from_mrpc`, which train on one of the two and evaluate both;
   `mrpc_to_entailment`, which trains on MRPC and evaluates RTE too.
 * `squad`, `squad_*`, `mrqa_*`, and `squad_to_mrqa` and `new_wiki_to_domains`,
   which train on the first set and evaluate all.
 
 Each is also registered as `..._prefixed`, with the task's name in front of the
-input, unless it has none. Each task is also registered as `..._sentinel`, with
-a sentinel before the target. The names that T5 and the original code use, such
-as `glue_mrpc_v002` and `taskless_glue_mrpc_v002`, find these tasks too.
+input, if T5 has a name for it. Each task is also registered as `..._sentinel`,
+with a sentinel before the target. The names that T5 and the original code use,
+such as `glue_mrpc_v002` and `taskless_glue_mrpc_v002`, find these tasks too.
 `prompt-tuning prepare` prepares the data.
 """
 
@@ -52,7 +52,7 @@ MetricFn = Callable[..., Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class TaskRow:
-  """A task, except for the source of its examples.
+  """A task without the source of its examples.
 
   Attributes:
     name: As in `super_glue_<name>`.
@@ -102,7 +102,7 @@ def _task(
   select: str = "",
   **columns: Any,
 ) -> TaskRow:
-  """Makes a task of a table of a TOML file."""
+  """Makes a task from a table of a TOML file."""
   options: dict[str, Any] = {"labels": tuple(labels)} if labels else {}
   named = fields if isinstance(fields, Mapping) else {x: x for x in fields}
   of_text = options | ({"fields": named} if named else {})
@@ -126,7 +126,7 @@ ROWS: dict[str, TaskRow] = {}
 
 
 class PreparedData(seqio.TfdsDataSource):
-  """TFDS data that is on disk already.
+  """TFDS data that must already be on disk.
 
   seqio's own source would start a download in the middle of a run, and a
   mixture would silently skip the tasks without data.
@@ -159,10 +159,9 @@ class PreparedData(seqio.TfdsDataSource):
 
 
 def add_task(name: str, row: TaskRow, source: seqio.DataSource) -> None:
-  """Registers `row` over `source`: as it is, prefixed and with a sentinel.
+  """Registers `row` over `source`: plain, prefixed and with a sentinel.
 
-  The number of examples that the source states includes those that `row.select`
-  leaves out.
+  The source's number of examples includes those that `row.select` leaves out.
   """
   if select := row.select:
     read = source.get_dataset

@@ -18,16 +18,16 @@ from prompt_tuning.data.chat_templates import ChatTemplate, Message
 class TokenizersVocabulary(seqio.Vocabulary):
   """The pieces of a `tokenizer.json`.
 
-  Id 0 is padding everywhere else. Where it is an ordinary piece, as in Llama 3
-  and Qwen, or the end token, as in SmolLM's base models, it changes places with
-  `exchanged`.
+  The rest of this package takes id 0 for padding. If 0 is an ordinary piece, as
+  in Llama 3 and Qwen, or the end token, as in SmolLM's base models, it changes
+  places with the id `exchanged`.
 
   Attributes:
-    exchanged: The id that it has instead, of a token that texts lack; 0 if it
-      stays.
+    exchanged: The id of a token that does not occur in texts; 0 if no ids are
+      exchanged.
     of_inputs: The same vocabulary for inputs. A chat template wraps them as a
       user's message; without one, the tokenizer may put a start token in front.
-    chat_template: The template; None if inputs are left as they are.
+    chat_template: The template; None if inputs are not wrapped.
   """
 
   def __init__(
@@ -41,14 +41,14 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
     Args:
       path: A `tokenizer.json`.
-      eos_id: The tokenizer's id of the end token. With a template, the one that
-        its tokens name ends an answer.
+      eos_id: The tokenizer's id of the end token. With a template, its own
+        "eos_token" ends an answer instead.
       chat_template: Wraps inputs.
-      rows: Number of the model's embeddings, which pieces such as Gemma 3's for
-        images may lack; these are left out of texts. None: each has one.
+      rows: Number of the model's embeddings. Pieces without one, such as Gemma
+        3's for images, are left out of texts. None: every piece has one.
 
     Raises:
-      ValueError: if it is no tokenizer.
+      ValueError: if the file is not a tokenizer.
     """
     super().__init__()
     self._tokenizer = _read(path)
@@ -89,7 +89,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
     return max(size, self.exchanged + 1)
 
   def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-    """Returns the tokens of a conversation, which the answer follows.
+    """Returns the tokens of a conversation, up to the start of the answer.
 
     Raises:
       ValueError: if the template refuses the messages.
@@ -143,13 +143,13 @@ def _read(path: str | os.PathLike[str]):
     return tokenizer
   except Exception as error:  # The library raises no other class.
     raise ValueError(
-      f"Expected a tokenizer of Hugging Face's at {os.fspath(path)}, and the "
+      f"Expected a Hugging Face tokenizer at {os.fspath(path)}, and the "
       f"package tokenizers, but: {error}."
     ) from error
 
 
 def exchanged_id(path: str | os.PathLike[str], eos_id: int, rows: int) -> int:
-  """Returns the id that changes places with 0.
+  """Returns the id that changes places with 0, to make 0 padding.
 
   Args:
     path: A `tokenizer.json`.
@@ -158,11 +158,11 @@ def exchanged_id(path: str | os.PathLike[str], eos_id: int, rows: int) -> int:
 
   Returns:
     The last special token that neither starts nor ends a text and is not in the
-    folder's chat template; without one, the last embedding, if it has no piece;
-    0 if id 0 is special itself, and not the end token.
+    folder's chat template; without one, the last embedding, if it has no piece.
+    0 if id 0 is itself a special token other than the end token.
 
   Raises:
-    ValueError: if there is none to change places with.
+    ValueError: if no id can change places with 0.
   """
   tokenizer = _read(path)
   added = tokenizer.get_added_tokens_decoder()
@@ -178,7 +178,7 @@ def exchanged_id(path: str | os.PathLike[str], eos_id: int, rows: int) -> int:
     free = [rows - 1]
   if not free:
     raise ValueError(
-      f"Expected a special token in {os.fspath(path)} to become padding, got "
-      "none but those that start or end texts or are in the chat template."
+      f"Expected a special token in {os.fspath(path)} that can become padding, "
+      "got only ones that start or end texts or are in the chat template."
     )
   return free[-1]

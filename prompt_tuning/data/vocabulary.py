@@ -30,10 +30,10 @@ _SENTINELS = 100
 class ModelVocabulary:
   """A placeholder for the vocabulary of the model that uses a task.
 
-  A task that still has it uses the vocabulary of the last model whose gin file
-  was read. Everything is forwarded to that vocabulary, including equality and
-  `isinstance`, so `==` of a task's and a model's vocabulary compares the two
-  real ones in either order.
+  A task that still has the placeholder uses the vocabulary of the last model
+  whose gin file was read. Everything is forwarded to that vocabulary, including
+  equality and `isinstance`, so `==` between a task's and a model's vocabulary
+  compares the two real ones, in either order.
   """
 
   # Tells `t5x` to use the task through a copy with the model's vocabulary.
@@ -101,8 +101,8 @@ def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
     missing = isinstance(error, tf.errors.NotFoundError)
     got = "nothing" if missing else f"another file ({error})"
     raise ValueError(
-      f"Expected a SentencePiece model at {path}, got {got}. Give the one that "
-      "belongs to the model; T5's: prompt-tuning import t5_small"
+      f"Expected a SentencePiece model at {path}, got {got}. Give the model's "
+      "own; for T5's, run prompt-tuning import t5_small"
     ) from error
   return vocabulary
 
@@ -141,11 +141,11 @@ def of_file(path: str, extra_ids: int | None = None) -> seqio.Vocabulary:
 
   Args:
     path: The file.
-    extra_ids: Sentinels after its pieces. By default T5's 100, or none if the
-      file has its own, as mT5's has.
+    extra_ids: Number of sentinels to add after its pieces. By default T5's 100,
+      or none if the file has its own, as mT5's does.
 
   Raises:
-    ValueError: as `checked` does.
+    ValueError: as for `checked`.
   """
   if extra_ids is None:
     plain = checked(seqio.SentencePieceVocabulary(path, 0))
@@ -155,7 +155,7 @@ def of_file(path: str, extra_ids: int | None = None) -> seqio.Vocabulary:
 
 
 def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
-  """Makes a vocabulary the one that `MODEL_VOCABULARY` forwards to.
+  """Makes `MODEL_VOCABULARY` forward to a vocabulary.
 
   Raises:
     ValueError: if it is a SentencePiece file that cannot be read.
@@ -166,7 +166,7 @@ def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
 
 
 def of_inputs(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
-  """Returns the vocabulary of inputs, which a decoder's may wrap."""
+  """Returns the vocabulary for inputs; a decoder's may wrap them."""
   return getattr(vocabulary, "of_inputs", vocabulary)
 
 
@@ -184,7 +184,7 @@ def with_vocabulary(
 
 @dataclasses.dataclass(frozen=True)
 class Hashable:
-  """A vocabulary as a key of `functools.cache`: seqio's have no hash."""
+  """A vocabulary as a key for `functools.cache`; seqio's own have no hash."""
 
   vocabulary: seqio.Vocabulary
 
@@ -195,8 +195,8 @@ class Hashable:
 def sha256(vocabulary: seqio.Vocabulary) -> str:
   """Returns a hash, in hexadecimal digits, of the text of each single id.
 
-  It does not distinguish a piece that starts a word from one that does not. A
-  chat template, by which inputs are wrapped, counts too.
+  The hash does not distinguish a piece that starts a word from one that does
+  not. It includes the chat template that wraps inputs, if there is one.
   """
   template = getattr(vocabulary, "chat_template", None)
   digest = hashlib.sha256(template.text.encode() if template else b"")
@@ -206,11 +206,11 @@ def sha256(vocabulary: seqio.Vocabulary) -> str:
 
 
 def most_frequent(vocabulary: seqio.Vocabulary, at_most: int) -> int:
-  """Returns the number of first ids to take as the most frequent pieces.
+  """Returns the number of ids, from 0 on, to take as the most frequent pieces.
 
   Args:
     vocabulary: A vocabulary ordered by frequency, with sentinels last.
-    at_most: The number, unless fewer pieces precede the sentinels.
+    at_most: The largest number to return. Fewer pieces may precede sentinels.
   """
   size = vocabulary.vocab_size
   while vocabulary.decode([size - 1]).startswith("<extra_id_"):

@@ -80,7 +80,9 @@ def test_invalid_counts_labels_and_multirc_values():
   ],
 )
 def test_hidden_labels_are_no_targets(metric_fn, targets):
-  with pytest.raises(ValueError, match=r"got 1 of 2 .*: python -m t5x\.infer"):
+  with pytest.raises(
+    ValueError, match=r"1 of 2 examples .*: python -m t5x\.infer"
+  ):
     metric_fn(targets, targets)
 
 

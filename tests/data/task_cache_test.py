@@ -130,7 +130,7 @@ def test_cache_of_another_vocabulary_is_refused(byte_model, cache_dir, task):
   # It is not continued either.
   for splits in (["train"], ["validation"]):
     with pytest.raises(
-      ValueError, match=r"info\.train\.json to have tokens of"
+      ValueError, match=r"info\.train\.json was tokenized with a vocab"
     ):
       task_cache.write(task, cache_dir, splits)
   shutil.rmtree(cache_dir / task.name)

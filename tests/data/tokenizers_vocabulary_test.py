@@ -141,7 +141,7 @@ def test_embeddings_change_places_with_their_pieces(path, tmp_path):
 
 def test_refuses_what_is_no_tokenizer(tmp_path):
   (tmp_path / "tokenizer.json").write_text("{}")
-  with pytest.raises(ValueError, match="Expected a tokenizer"):
+  with pytest.raises(ValueError, match="Expected a Hugging Face tokenizer"):
     TokenizersVocabulary(tmp_path / "tokenizer.json", 1)
 
 

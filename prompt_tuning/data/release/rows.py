@@ -1,4 +1,4 @@
-"""The rows of the official SuperGLUE, GLUE and SQuAD files, and their check.
+"""The rows of the official SuperGLUE, GLUE and SQuAD files, and their checks.
 
 A row may spell a value in every way that TFDS reads as that value: AX-b's ids,
 for example, are strings.
@@ -88,17 +88,17 @@ class ReleaseTask:
     folder: Its name in the release.
     files: Split -> file in the folder.
     counts: Split -> its official number of examples; 0 if it is not fixed.
-    row: The schema of a row: "text"; a "number", which a string may spell; an
-      "index", which none may; a "similarity", from 0 to 5; the legal values (a
+    row: The schema of a row: "text"; a "number", which may be a string; an
+      "index", which may not; a "similarity", from 0 to 5; the legal values (a
       tuple); an object (a dict of these) or a list of one of these. The test
       split may lack a field whose name ends in "?".
     format: The format of the files, in `_READERS`.
-    columns: Of a table without a header, its columns.
-    answers: The leaderboard's names of the classes, in class order; empty where
+    columns: The columns of a table without a header.
+    answers: The leaderboard's names of the classes, in class order; empty if
       the answer is free text.
     submitted: The name of its file in a submission, without suffix; empty if it
-      has none. By default it is the folder's.
-    server: TFDS downloads the files from it; empty if it cannot.
+      has none. By default it is the folder's name.
+    server: The server from which TFDS downloads the files; empty if it cannot.
     idx: A row -> the ids of its examples, which are unique in a file.
     wrong_spans: A row -> the spans that are outside their text.
   """
