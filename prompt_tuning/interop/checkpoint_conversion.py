@@ -1,4 +1,4 @@
-"""Conversion of models between T5X's checkpoints and Hugging Face's folders."""
+"""Conversion of models between T5X checkpoints and Hugging Face folders."""
 
 import contextlib
 import dataclasses
@@ -20,12 +20,12 @@ def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
   """Opens a model, without reading a parameter yet.
 
   Args:
-    path: The folder of a Hugging Face T5 or decoder, or its name on the
-      hub, or a checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
-    source_format: "hf" takes nothing else than the former two.
+    path: The folder of a Hugging Face T5 or decoder, its name on the hub, or a
+      checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
+    source_format: "hf" accepts only the first two.
 
   Raises:
-    ValueError: if it is missing, or has another format.
+    ValueError: if the model is missing, or has another format.
   """
   if source_format == "hf":
     return hugging_face.open_folder(path)
@@ -46,7 +46,7 @@ def add_prompt(
 
   Raises:
     ValueError: if the prompt belongs to another model or has another width, or
-      the model has a prompt already, under any name, or is no T5.
+      the model has a prompt already, under any name, or is not a T5.
   """
   prompt, metadata = prompt_conversion.read_prompt(prompt_file)
   for known in (name, *prompt_conversion.PARAMETER_PATHS):
@@ -84,10 +84,9 @@ def convert(
 
   Args:
     model: The model to write.
-    target_format: "hf"; "t5x" for a T5, its format 3; or "int8", with matrices
-      in int8: "hf" of a decoder, "t5x" of a T5.
-    target: For "hf" a new folder, for others the parent folder of
-      `checkpoint_<step>`.
+    target_format: "hf"; "t5x", T5X's format 3, for a T5; or "int8", which is
+      "hf" for a decoder and "t5x" for a T5, with matrices in int8.
+    target: A new folder for "hf", or the parent folder of `checkpoint_<step>`.
     step: Pretraining steps, 0 or more, if the model does not record them.
 
   Returns:
@@ -101,13 +100,13 @@ def convert(
   is_decoder = "folder" in model.metadata
   if is_decoder and target_format == "t5x":
     raise ValueError(
-      f"Expected hf or int8 for {model.path}, got t5x, which keeps the sizes "
-      "and settings of a T5 1.1 alone."
+      f"Expected hf or int8 for {model.path}, got t5x, which has only the "
+      "sizes and settings of a T5 1.1."
     )
   name = hugging_face.TOKENIZER if is_decoder else "spiece.model"
   copy = epath.Path(target) / name
   if vocabulary and copy.exists() and copy.read_bytes() != vocabulary:
-    raise ValueError(f"{copy} is another model's: name another folder.")
+    raise ValueError(f"{copy} is another model's. Name another folder.")
   is_int8 = target_format == "int8"
   model = int8.held_by(model, int8.names(model, is_int8))
   if target_format == "hf" or (is_int8 and is_decoder):

@@ -1,4 +1,4 @@
-"""Configurations of decoders of Hugging Face's."""
+"""Configurations of Hugging Face decoders."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -97,7 +97,7 @@ def _config(content: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _windows(content: Mapping[str, Any], family: str) -> tuple[int | None, int]:
-  """Returns the window, and which layers lack it; see `DecoderConfig`."""
+  """Returns the window, and the layers without it; see `DecoderConfig`."""
   window, layers = content.get("sliding_window"), content["num_hidden_layers"]
   every = content.get("sliding_window_pattern", _GLOBAL_EVERY.get(family, 0))
   kinds = content.get("layer_types")

@@ -1,4 +1,4 @@
-"""Llama models of GGUF files as Hugging Face's folders."""
+"""Conversion of Llama models in GGUF files to Hugging Face folders."""
 
 from collections.abc import Mapping
 import json

@@ -35,7 +35,7 @@ _SPLITS = {
 
 
 def is_name(path: str) -> bool:
-  """Returns whether a path reads as OWNER/NAME and no folder here begins so."""
+  """Returns whether a path is OWNER/NAME, without a folder OWNER here."""
   owner = path.partition("/")[0]
   return bool(_NAME.fullmatch(path)) and not os.path.isdir(owner)
 
@@ -49,8 +49,8 @@ def folder(name: str, files: tuple[str, ...]) -> str:
     files: MODEL or PROMPT.
 
   Raises:
-    ValueError: if there is no such repository, none of the files in it, or no
-      way to the hub.
+    ValueError: if there is no such repository, it has none of the files, or the
+      hub cannot be reached.
   """
   found = _fetch(name, repo_id=name, allow_patterns=[*files])
   if files == MODEL and not any(pathlib.Path(found).glob("*.safetensors")):
@@ -68,8 +68,8 @@ def data_files(name: str) -> dict[str, str]:
     name: OWNER/NAME on the hub, or OWNER/NAME/FOLDER.
 
   Raises:
-    ValueError: if there is no such data set, no way to the hub, or not one
-      file a split.
+    ValueError: if there is no such data set, it does not have one file for each
+      split, or the hub cannot be reached.
   """
   matched = _DATA_NAME.fullmatch(name)
   if matched is None:
@@ -99,7 +99,7 @@ def data_files(name: str) -> dict[str, str]:
   if many or "train" not in splits:
     names = ", ".join(str(x.relative_to(folder)) for x in found[:10]) or "none"
     raise ValueError(
-      f"{name}: expected one file a split, called train, validation or test, "
+      f"{name}: expected one file for each split, train, validation or test, "
       f"got {names}. Name a folder, {matched[1]}/FOLDER, or one of the files "
       f"in {folder}."
     )
@@ -127,10 +127,10 @@ def opened(problem: str) -> Iterator[Any]:
   """Yields the hub's interface, a `huggingface_hub.HfApi`.
 
   Args:
-    problem: The start of a message of its errors.
+    problem: The start of the message of an error.
 
   Raises:
-    ValueError: if the library is missing, or for its errors, of many kinds.
+    ValueError: if the library is missing, or for any of its errors.
   """
   try:
     import huggingface_hub

@@ -1,4 +1,4 @@
-"""Models in Hugging Face's folders: `config.json` and files of weights.
+"""Models in Hugging Face folders: `config.json` and files of weights.
 
 A folder has the same arrays as a T5X checkpoint, under other names, and every
 matrix but the embedding is transposed. Tensors are read and written part by
@@ -65,7 +65,7 @@ def is_folder(path: epath.PathLike) -> bool:
 
 
 def _folder(path: epath.PathLike) -> pathlib.Path:
-  """Returns the folder of a model, which a name on the hub fetches."""
+  """Returns the folder of a model, after fetching it if it is a hub name."""
   folder, name = local_files.local_path(path), os.fspath(path)
   if not is_folder(folder) and hub.is_name(name):
     return pathlib.Path(hub.folder(name, hub.MODEL))
@@ -110,17 +110,17 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """Opens a T5 (1.0, 1.1, FLAN-T5, mT5, ByT5), T5Gemma, or decoder.
 
   Args:
-    path: A folder with `config.json` and `model.safetensors`, or else
-      `pytorch_model.bin`, or the shards of one. A name on the hub is
+    path: A folder with `config.json` and `model.safetensors`, or otherwise
+      `pytorch_model.bin`, or the shards of either. Or a name on the hub,
       OWNER/NAME; see `hub.is_name`.
 
   Returns:
-    The model under T5X's names. Its step is unknown: 0. The metadata has its
-    `config`, and the fingerprint of the floats that int8 was made of.
+    The model under T5X's names. Its step is unknown and set to 0. The metadata
+    has its `config`, and for int8 the fingerprint of the original floats.
 
   Raises:
-    ValueError: if it is another model, or its weights are missing, incomplete
-      or no tensors, or the hub has no such model.
+    ValueError: if it is another model; its weights are missing, incomplete or
+      not tensors; or the hub has no such model.
   """
   folder = _folder(path)
   config = read_config(folder)
@@ -174,7 +174,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
 def _check_same(
   folder: pathlib.Path, head: StoredArray, embedding: StoredArray
 ) -> None:
-  """Checks the copy that some files have of a tied head."""
+  """Checks the copy of a tied head that some files have."""
   read = stored_arrays.read
   if not np.array_equal(read(head), read(embedding)):
     raise ValueError(
@@ -184,7 +184,7 @@ def _check_same(
 
 
 def _exchange(arrays: dict[str, StoredArray], folder: pathlib.Path) -> None:
-  """Has the pieces of a decoder's arrays change places, or back."""
+  """Exchanges the pieces of a decoder's arrays, or restores their order."""
   if (folder / TOKENIZER).is_file():
     from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
@@ -208,7 +208,7 @@ def read_config(folder: pathlib.Path) -> Config:
   """Reads the sizes; refuses models that our network does not compute.
 
   Raises:
-    ValueError: if the configuration is missing, or another model's.
+    ValueError: if the configuration is missing, or that of another model.
   """
   file = folder / CONFIG
   if not file.is_file():
@@ -235,7 +235,7 @@ def read_config(folder: pathlib.Path) -> Config:
 def _differences(
   expected: Mapping[str, tuple[int, ...]], got: Mapping[str, StoredArray]
 ) -> list[str]:
-  """Lists arrays of other names, shapes or dtypes."""
+  """Lists arrays whose names, shapes or dtypes differ."""
   shapes = {name: x.shape for name, x in got.items()}
   int8 = np.dtype(np.int8)
   floats = [x for x in safetensors_files.DTYPE_NAMES if x != int8]
@@ -255,7 +255,7 @@ def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _turned_array(name: str, array: StoredArray) -> StoredArray:
-  """Returns an array of ours in the other software's orientation."""
+  """Returns one of our arrays in the other software's orientation."""
   if not parameter_names.is_transposed(name):
     return array
 
@@ -276,8 +276,8 @@ def write_folder(
   Args:
     path: A new folder, or an empty one.
     arrays: T5X name -> array, of a T5, a T5Gemma 1 or a decoder.
-    metadata: Unless it is a T5: its `config`, the `folder` whose other
-      files are copied, and the `fingerprint` if it is in int8.
+    metadata: For all but a T5: its `config`, the `folder` whose other files are
+      copied, and the `fingerprint` if it is in int8.
 
   Raises:
     ValueError: if it is another model, or the folder is not empty.

@@ -1,4 +1,4 @@
-"""Files and folders of other software, which are on a disk only."""
+"""Files and folders of other software, which must be on a disk."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def local_path(path: epath.PathLike) -> pathlib.Path:
 
 
 def check_sha256(file: pathlib.Path, expected: str, package: str) -> None:
-  """Raises ValueError if a file is not that of a package, "name==version"."""
+  """Raises ValueError unless a file is that of the package "name==version"."""
   with file.open("rb") as content:
     found = hashlib.file_digest(content, "sha256").hexdigest()
   if found != expected:

@@ -1,4 +1,4 @@
-"""T5 1.1 weights out of an int8 ONNX export of a Hugging Face model.
+"""T5 1.1 weights from an int8 ONNX export of a Hugging Face model.
 
 The exporter names every weight matrix after a counter (`onnx::MatMul_1022`), so
 a tensor's own name does not say which parameter it is. The node that reads the
@@ -88,9 +88,8 @@ def _weights(path: epath.PathLike) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (module path, float32 weight) for every weight of a graph.
 
   Raises:
-    ValueError: if it is another file, a tensor is read by no node or by
-      several, or its quantisation has other parts than one scale and one zero
-      point.
+    ValueError: if it is another kind of file, a tensor is not read by exactly
+      one node, or its quantisation is not one scale and one zero point.
   """
   with parsing.of(path, "an ONNX file of a T5 1.1"):
     # Tensors in other files would be read from any path that this file names.

@@ -1,4 +1,4 @@
-"""Parameters here and in other software: names, by a TOML file, and shapes."""
+"""Names of parameters here and in other software, and their shapes."""
 
 from collections.abc import Mapping
 import functools
@@ -39,11 +39,11 @@ def translated(module: str, *tables: str) -> str:
 
 
 def hugging_face_name(name: str, config: Config) -> str:
-  """Returns the name of a parameter in a state dict of Hugging Face's.
+  """Returns the name of a parameter in a Hugging Face state dict.
 
   Args:
-    name: Ours, such as "encoder/layers_0/attention/query/kernel". The name of a
-      scale of int8 weights is that of their matrix with the same suffix.
+    name: Our name, such as "encoder/layers_0/attention/query/kernel". A scale
+      of int8 weights is named as their matrix, with the same suffix.
     config: The model's configuration.
   """
   matrix = name.removesuffix("_scale")
@@ -70,7 +70,7 @@ def shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
 def differences(
   expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-  """Lists the parameters that are missing, too many, or of another shape."""
+  """Lists the parameters that are missing, unexpected, or of another shape."""
   return [
     f"{name}: expected {expected.get(name)}, got {got.get(name)}"
     for name in sorted(expected.keys() | got.keys())

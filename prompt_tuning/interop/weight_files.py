@@ -1,4 +1,4 @@
-"""The files of a folder's weights, in one of Hugging Face's two formats."""
+"""The weight files of a folder, in one of Hugging Face's two formats."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ _READERS = {
 
 
 def find(folder: pathlib.Path) -> dict[str, StoredArray]:
-  """Finds the tensors in a folder's files, PyTorch's if it has no others.
+  """Finds the tensors in a folder's files; PyTorch files are the last resort.
 
   Raises:
     ValueError: if there are no weights, or they are incomplete or damaged.

@@ -97,7 +97,7 @@ def test_reads_a_prompt_from_inside_a_checkpoint(tmp_path, prompt, nested):
 def test_refuses_a_checkpoint_without_a_single_prompt(tmp_path, prompt):
   trained = ["encoder/prompt/prompt", "encoder/layers_0/mlp/wo/kernel"]
   path = _checkpoint(tmp_path, {"trained": trained}, prompt={"prompt": prompt})
-  with pytest.raises(ValueError, match="trained beside encoder/layers_0/mlp"):
+  with pytest.raises(ValueError, match="together with encoder/layers_0/mlp"):
     prompt_conversion.read_prompt(path)
   _checkpoint(tmp_path / "none")
   (tmp_path / "empty").mkdir()
@@ -235,7 +235,7 @@ def test_refuses_what_is_no_adapter(adapter, prompt):
   config = adapter / peft_adapters.CONFIG
   for text in ("no json", "[]", "{}"):
     config.write_text(text)
-    with pytest.raises(ValueError, match="not a configuration of PEFT's"):
+    with pytest.raises(ValueError, match="not a PEFT configuration"):
       peft_adapters.load_adapter(adapter)
   with pytest.raises(ValueError, match=r"new folder, got .* which has content"):
     peft_adapters.save_adapter(adapter, prompt)

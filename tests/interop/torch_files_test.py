@@ -116,7 +116,7 @@ def test_shards_are_those_of_the_index(saved):
     (Call(os.system, "exit"), "it calls posix system, and weights are tensors"),
     (Call(eval, "exit()"), "it calls __builtin__ eval"),
     (Call(print), "it calls __builtin__ print"),
-    (7, "unexpected a, which is no tensor"),
+    (7, "unexpected a, which is not a tensor"),
     ([7], "unexpected instruction APPEND"),
     (torch.ones(2, dtype=torch.int64), "unexpected type torch LongStorage"),
     (torch.ones(2).to_sparse(), "it calls torch.serialization _get_l"),
