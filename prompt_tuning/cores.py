@@ -13,8 +13,9 @@ def shares(count: int) -> list[Collection[int]]:
     count: Number of processes.
 
   Returns:
-    The numbers of each process's cores; empty, which means all cores, for a
-    single process, for more processes than cores, or without Linux.
+    The numbers of each process's cores. An empty result means all cores: for a
+    single process, for more processes than cores, or on other systems than
+    Linux.
   """
   affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
   cores = sorted(affinity(0)) if affinity else []

@@ -66,10 +66,10 @@ class Injections:
       before they are split into heads, and of the first branch of an MLP.
       Paths: `*attention/{key,value}_rescale`, `*/mlp/rescale`.
     prefix_targets: A regular expression that must match the whole path of a
-      prefix, for example "encoder/.*". Other places get none.
-    delta_targets: The same of a delta, for example ".*/(query|value)/delta".
-    adapter_targets: The same of an adapter.
-    rescale_targets: The same of a rescaling.
+      prefix, for example "encoder/.*". Other places get no prefix.
+    delta_targets: The same for a delta, for example ".*/(query|value)/delta".
+    adapter_targets: The same for an adapter.
+    rescale_targets: The same for a rescaling.
   """
 
   prompt: Factory | None = None
@@ -141,7 +141,7 @@ def assignment_map(injections: Injections) -> list[tuple[str, None]]:
 def has_initialised(
   assignment_map: Sequence[tuple[str, str | None]] | None,
 ) -> bool:
-  """Returns whether an `assignment_map` takes anything from initialisers."""
+  """Returns whether an `assignment_map` leaves anything to initialisers."""
   return any(source is None for _, source in assignment_map or ())
 
 

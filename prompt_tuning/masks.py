@@ -18,14 +18,14 @@ def key_mask(
   """Lets every query see the prompt and the tokens of its example.
 
   The queries are positions of the encoder, or of the decoder. Those of padding
-  are treated alike: their outputs do not affect other positions.
+  need no exception: their outputs do not affect other positions.
 
   Args:
     encoder_input_tokens: [B, T] Token ids, without the prompt.
     prompt_length: Positions, P.
     query_segment_ids: [B, Q] The number of the packed example of each query;
       None if each row is one example.
-    encoder_segment_ids: [B, T] The same of each token.
+    encoder_segment_ids: [B, T] The same for each token.
 
   Returns:
     [B, 1, 1, P + T], or [B, 1, Q, T] for packed examples.

@@ -1,6 +1,6 @@
-"""The package's folders, and the care for its files.
+"""The package's folders, and safe reading and writing of files.
 
-It imports nothing that takes long.
+This module imports nothing that takes long.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import secrets
 def project_folder() -> pathlib.Path:
   """Returns the default folder of checkpoints, sheets and runs.
 
-  It is the repository, or for an installed package, the working directory.
+  That is the repository or, for an installed package, the working directory.
   """
   package = pathlib.Path(__file__).parent
   return (
@@ -37,7 +37,7 @@ def parsing(
 ) -> Iterator[None]:
   """Turns whatever a parser raises into an error that names the file.
 
-  It is `t5x.files.parsing.of`, which says more, for rooms that run without the
+  It is like `t5x.files.parsing.of`, which says more, but works without the
   trainer.
   """
   name = os.fspath(path)
@@ -64,12 +64,13 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
   """Replaces a file whole, or leaves it as it was.
 
   Args:
-    path: The file. A link is replaced, not followed. An object of a bucket
-      appears whole as it is.
+    path: The file. A link is replaced, not followed. An object in a bucket
+      appears whole in any case.
     content: The new content.
 
   Raises:
-    OSError: if it cannot be written; it names the file, and nothing new stays.
+    OSError: if the file cannot be written. The error names it, and no partial
+      file is left.
   """
   if "://" in os.fspath(path):
     from etils import epath

@@ -1,8 +1,8 @@
 """Registers every task with seqio: import it, then ask seqio by name.
 
-Beside the tasks of `task_rows`, `corpus` and `probes`, these are the two
-miniatures, with SuperGLUE's forms, preprocessors and metrics. Their examples
-are generated when they are first read.
+Besides the tasks of `task_rows`, `corpus` and `probes`, it registers those of
+the two miniatures, with SuperGLUE's forms, preprocessors and metrics. Their
+examples are generated when they are first read.
 
 * `mini_{boolq,cb,copa,multirc,record,rte,wic,wsc}` and `mini_super_glue`. The
   longest inputs, in pieces of T5's vocabulary with the end of sequence: 74 in
@@ -79,17 +79,17 @@ for _task in ladder_examples.DOMAIN_TASKS:
 def use_vocabulary(
   path: str | None, extra_ids: int | None = None, task: str = ""
 ) -> seqio.Vocabulary:
-  """Makes a vocabulary the one that every task uses, where there is no model.
+  """Makes every task use a vocabulary, for commands without a model.
 
   Args:
     path: A SentencePiece model, or "ladder" for the words of the miniatures
-      that gin/models/ladder_*.gin configure. None: these for a task of the
-      ladder, T5's for others.
+      that gin/models/ladder_*.gin configure. By default these for a task of the
+      ladder, and T5's vocabulary for others.
     extra_ids: As in `vocabulary.of_file`.
-    task: Which is meant.
+    task: The name of the task, which decides the default.
 
   Raises:
-    ValueError: if there is no such file.
+    ValueError: if the file does not exist.
   """
   if not path and not task.startswith(LADDER):
     path = os.path.join(project_files.project_folder(), _T5)

@@ -29,7 +29,7 @@ _METHOD_FILE = re.compile(r"(?:methods|recipes)/(\w+)\.gin$")
 
 
 class Strict(pydantic.BaseModel, extra="forbid"):
-  """A model that refuses unknown names."""
+  """A pydantic model that refuses unknown fields."""
 
 
 class Value(Strict):
@@ -37,14 +37,14 @@ class Value(Strict):
 
   Attributes:
     label: Label in tables and figures; by default the value.
-    x: Position on a figure's x axis. By default a number is its own position;
-      that of a model's name is its number of parameters in the records, so an x
-      given for a name counts parameters too.
+    x: Position on a figure's x axis. By default a number is its own position,
+      and a model's name is at its number of parameters in the records; an x for
+      a name counts parameters too.
     program: Key of `Sheet.programs`; by default "train".
     gin_files: Gin files, in order.
     bindings: Name -> value.
     facts: Name -> value of "$axis.name".
-    majority: Of a task, the score of its most frequent answer.
+    majority: For a task, the score of its most frequent answer.
     last: Whether its cells need files that the sheet's other cells write.
   """
 
@@ -124,7 +124,7 @@ class Cell:
 
   @property
   def method(self) -> str:
-    """The value of `method`, or the method that the gin files are of."""
+    """The value of `method`, or else the method of the gin files."""
     if isinstance(method := self.point.get("method"), str):
       return method
     files = filter(None, map(_METHOD_FILE.search, self.gin_files))
@@ -217,7 +217,7 @@ def check_repetitions(every: Iterable[Cell], axis: str) -> None:
 
 
 def _text(value: Any, point: Point, meanings: Mapping[str, Value]) -> str:
-  """Writes a binding as gin reads it; KeyError for no such axis or fact."""
+  """Writes a binding as gin reads it; KeyError for an unknown axis or fact."""
   if isinstance(value, str) and "${" in value:
     value = string.Template(value).substitute(point)
   elif isinstance(value, str) and value.startswith("$"):

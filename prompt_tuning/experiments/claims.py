@@ -1,4 +1,4 @@
-"""Claims about the paper, against its numbers and against our counts."""
+"""Claims about the paper, compared with its numbers and with our counts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,11 +16,11 @@ class Check(Strict):
   Attributes:
     what: The number's name.
     of: "share.METHOD" in percent, "trainable.METHOD", or "paper.SHEET.ROW".
-    minus: Another one, to subtract.
+    minus: Another number, to subtract.
     at: Sizes; all if empty.
-    low: The least that is claimed; None if the number only stands there for
-      comparison.
-    high: The most.
+    low: The smallest value that agrees with the claim; None if the number is
+      only shown for comparison.
+    high: The largest value that agrees with the claim.
     within: The tolerance: the claim's rounding, or the error of the number.
   """
 
@@ -44,9 +44,10 @@ class Claim(Strict):
 
   Attributes:
     claim: The claim, as articles state it.
-    checks: The numbers that it comes down to.
+    checks: The numbers that decide it.
     note: Further remarks.
-    verdict: In place of the computed one, if it rests on a search for sources.
+    verdict: Replaces the computed verdict, for a claim that was checked by a
+      search for sources.
   """
 
   claim: str
@@ -72,10 +73,10 @@ def collect(
   counted: Mapping[str, parameters.Counts],
   sheets: Mapping[str, Sheet],
 ) -> tuple[Numbers, dict[str, str]]:
-  """Returns all numbers, and in brackets the sources of the paper's, by name.
+  """Returns all numbers by name, with the sources of the paper's in brackets.
 
   Args:
-    sheet: Of the counts.
+    sheet: The sheet of the counts.
     counted: Size -> counts.
     sheets: Name -> sheet, with the paper's numbers.
   """

@@ -29,8 +29,8 @@ class Style:
 
   Attributes:
     color: Such as "#0072B2".
-    marker: Of matplotlib's.
-    linestyle: As `figure_styles.toml` has it.
+    marker: A marker of matplotlib.
+    linestyle: A line style from `figure_styles.toml`.
   """
 
   color: str

@@ -1,6 +1,6 @@
-"""Figures: ours in one panel, the paper's in the next, on one scale.
+"""Figures with our results in one panel and the paper's in the next.
 
-The same records make the same bytes of SVG.
+The panels have one scale. The same records make the same bytes of SVG.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,11 +64,11 @@ def draw(results: Results) -> Figure | None:
   """Draws results as their layout says.
 
   Args:
-    results: Of a sheet. The results of its sheet of full size, or the paper's
-      numbers, make the second panel.
+    results: The results of a sheet. Those of its sheet of full size, or the
+      paper's numbers, make the second panel.
 
   Returns:
-    The figure, or None if the sheet asks for none.
+    The figure, or None if the sheet asks for no figure.
   """
   layout = results.sheet.layout
   if layout.figure is None:
@@ -78,7 +78,7 @@ def draw(results: Results) -> Figure | None:
 
 
 def _beside_paper(results: Results) -> Figure:
-  """Draws a panel of ours, and one of the paper's numbers if there are any."""
+  """Draws a panel of our results, and one of the paper's if there are any."""
   layout = results.sheet.layout
   paper = results.paper if results.paper and results.paper.x else None
   styles = _row_styles(results, paper)

@@ -81,7 +81,7 @@ def differences(
   Args:
     files: Name -> content.
     folder: The folder.
-    whole: A folder in it where nothing else may lie.
+    whole: A folder in it that may contain nothing else.
 
   Returns:
     The names that differ, each with the kind of difference; and the lines in

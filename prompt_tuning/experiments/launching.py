@@ -99,7 +99,7 @@ def open_cells(
   archive: Archive,
   retry_failed: bool = False,
 ) -> list[Cell]:
-  """Returns the cells without a record, each kind of run once.
+  """Returns the cells without a record, and identical runs only once.
 
   Args:
     cells: Cells of one sheet or several.
@@ -116,7 +116,7 @@ def open_cells(
 
 
 def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-  """Splits cells into those that need no other's results, and the rest."""
+  """Splits cells into those that need no other cell's results, and the rest."""
   return [x for x in todo if not x.last], [x for x in todo if x.last]
 
 

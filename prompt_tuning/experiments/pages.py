@@ -260,7 +260,7 @@ def hours_page(every: Iterable[Results]) -> str:
 
 
 def _hours(done: Collection[records.RunRecord]) -> tuple[str, str]:
-  """Writes the hours of wall time, and those of cores."""
+  """Writes the hours of wall time and the core hours."""
   cores = [(x.device.cpus if x.device else None) or 1 for x in done]
   wall = [x.seconds / 3600 for x in done]
   core_hours = sum(hours * n for hours, n in zip(wall, cores, strict=True))

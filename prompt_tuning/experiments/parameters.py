@@ -33,8 +33,8 @@ class Method(Strict):
   """A method.
 
   Attributes:
-    label: For tables.
-    gin_files: Of the method alone, behind the model's.
+    label: Its name in tables.
+    gin_files: The method's gin files, which follow the model's.
     bindings: Its gin bindings.
     trains: A regular expression for the paths of the parameters it trains.
   """
@@ -46,10 +46,10 @@ class Method(Strict):
 
 
 class Network(Strict):
-  """Methods side by side in one network, to be counted at once.
+  """Methods side by side in one network, which are counted together.
 
   Attributes:
-    gin_files: Behind the model's.
+    gin_files: The methods' gin files, which follow the model's.
     bindings: Their gin bindings.
     methods: Name -> method.
   """
@@ -145,7 +145,7 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
 
 
 def differences(ours: Printed, printed: Printed) -> list[str]:
-  """Returns the printed numbers that are not as counted."""
+  """Returns the printed numbers that differ from the counts."""
   found = [
     f"{p:,}" for x, p in zip(ours[:2], printed[:2], strict=True) if x != p
   ]

@@ -43,10 +43,10 @@ class Plan(Strict):
   Attributes:
     about: The page's beginning. Markdown, with names in braces.
     batch_size: Examples of a step.
-    steps: Of a run.
-    runs_of_a_size: Runs for the paper's Figure 1.
+    steps: Steps of a run.
+    runs_of_a_size: Runs of each size in the paper's Figure 1.
     sizes: Size -> parameters of the base model, the largest first.
-    configurations: Of models that are no T5 1.1: the gin name of the function
+    configurations: For models other than T5 1.1, the gin name of the function
       that makes the network's configuration. The gin file has the model's name.
     methods: Name of a recipe -> label.
     programs: Name -> label.
@@ -122,7 +122,7 @@ class Plan(Strict):
     """Returns the cells of the table with the given values.
 
     Args:
-      kind: Of the devices, "tpu" or "gpu".
+      kind: The kind of devices, "tpu" or "gpu".
       attention: A kernel of attention, or "".
 
     Raises:
@@ -178,7 +178,7 @@ def compile_cells(
           "fits": found.fits,
           "versions": {x: versions[x] for x in _PACKAGES if x in versions},
         }
-        # Read again, as another process may have added records meanwhile.
+        # Read again, as another process may have added records since.
         every = [*read(path), record]
         lines = ",\n".join(json.dumps(x, sort_keys=True) for x in every)
         safe_files.write(path, f"[\n{lines}\n]\n")

@@ -22,7 +22,7 @@ from t5x.configuration import identity, resolution
 from t5x.configuration.identity import Difference, RunConfiguration
 from t5x.runs import record_schema
 
-# Not a score: the share of answers that are no label.
+# Not a score: the share of answers that are not labels.
 INVALID = "invalid"
 # Ends the name of a mixture's own metric: the mean of its tasks' metrics.
 AVERAGE = "_average"
@@ -86,7 +86,7 @@ class RunRecord(record_schema.Record):
     return statistics.fmean(self.scores.values())
 
   def only(self, metric: str) -> "RunRecord":
-    """Returns the record as if it had just the metric of that name."""
+    """Returns the record as if the named metric were its only one."""
 
     def only(x: record_schema.Evaluation) -> record_schema.Evaluation:
       metrics = {
@@ -110,7 +110,7 @@ class RunRecord(record_schema.Record):
       steps: Counted from the run's first.
 
     Returns:
-      The record, or None if the run had not so many steps, or was not evaluated
+      The record, or None if the run had fewer steps, or was not evaluated
       by then.
     """
     if self.steps is None:
@@ -176,9 +176,9 @@ class StoredRecord:
 class Archive:
   """Records of runs, and the configurations that today's files give to cells.
 
-  A cell's record is one of a run with its configuration, whatever the gin files
-  and macros were called then. If none exists, it is the one in the cell's own
-  place, which has drifted: today's files give its run other settings.
+  A cell's record is one of a run with its configuration, even if the gin files
+  and macros had other names then. If there is none, it is the record in the
+  cell's own place, which has drifted: today's files give other settings.
   """
 
   def __init__(

@@ -1,4 +1,4 @@
-"""The data frame of a sheet's runs, and the table that it is grouped into.
+"""The data frame of a sheet's runs, and the table that groups them.
 
 Every number in a table or figure comes from one frame: a row for each run, with
 its place in the table, its seed, and what the record says.
@@ -89,7 +89,7 @@ class Place:
 
   @property
   def bar(self) -> float:
-    """The standard deviation, to be drawn: nothing for a single score."""
+    """The standard deviation to draw; none for a single score."""
     return 0.0 if math.isnan(self.std) else self.std
 
 
@@ -167,9 +167,9 @@ class View:
   def gap(
     self, upper: str, lower: str
   ) -> dict[AxisValue, tuple[float, float, int]]:
-    """Returns by how much one row is above another, in points.
+    """Returns how far one row is above another, in points.
 
-    A gap is between the seeds that both have, or between all if they share
+    The gap compares the seeds that both rows have, or all seeds if they share
     none. Its deviation is that of the difference of two single runs.
 
     Returns:
@@ -191,7 +191,7 @@ class View:
     return found
 
   def pairs(self, gaps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Returns the pairs of rows that differ in just the values of a gap."""
+    """Returns the pairs of rows that differ only in the values of a gap."""
     found = []
     for pair, (upper, lower) in itertools.product(
       gaps, itertools.permutations(self.rows, 2)
@@ -251,7 +251,8 @@ class Results:
   ) -> Iterator[tuple[Mapping[str, AxisValue], Run, records.RunRecord | None]]:
     """Yields each run as the layout looks at it, with its point and record.
 
-    Where the layout asks for it, that is after several numbers of steps.
+    If the layout asks for it, each run is looked at after several numbers of
+    steps.
     """
     for run in self.runs:
       for steps in self.sheet.layout.after or [None]:

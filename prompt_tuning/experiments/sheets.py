@@ -50,12 +50,12 @@ class Layout(Strict):
     columns: The axis of the columns.
     mean_over: The axis to average over, a mean of tasks, if any. A seed counts
       once it has all of them.
-    gaps: Pairs of values of one row axis, by how much rows of the first are
-      above those of the second.
+    gaps: Pairs of values of one row axis; the table shows how far rows of the
+      first are above those of the second.
     after: Numbers of steps, after which every run is looked at: the values of
       an axis `steps` that no grid has.
     metric: The metric that is the score of each task; by default, the mean of
-      all of its metrics is.
+      all its metrics.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
     costs: Whether to show the time of a training step and a run's peak memory:
@@ -171,7 +171,7 @@ class Paper(Strict):
     source: Figure or table.
     columns: The columns that the values of a row belong to.
     x: The columns' positions on a figure's x axis.
-    note: How sure the numbers are, and why they may not be comparable.
+    note: The precision of the numbers, and limits to comparing them with ours.
     rows: The numbers.
   """
 
@@ -335,11 +335,11 @@ def name_of(
 
 
 def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
-  """Reads a TOML file as what `kind` describes.
+  """Reads a TOML file as a model of type `kind`.
 
   Args:
-    path: The file. `extends` in it names another, from its folder, whose
-      content lies below its own.
+    path: The file. `extends` in it names another file, relative to its folder,
+      whose fields it overrides.
     kind: A pydantic model.
     **fields: Fields that the file must not set itself.
 
@@ -349,7 +349,7 @@ def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
   content = _read(path)
   if known := content.keys() & fields.keys():
     raise ValueError(
-      f"{path} is no sheet: {', '.join(sorted(known))} is not for it to say."
+      f"{path} is invalid: a sheet must not set {', '.join(sorted(known))}."
     )
   with parsing.of(path, "a sheet", _MEND):
     return kind.model_validate({**fields, **content})

@@ -147,7 +147,7 @@ class Axis:
 
   Attributes:
     name: Name of the axis.
-    source: The binding or the folder of gin files that it is of.
+    source: The binding or the folder of gin files that varies.
     title: Title in figures.
     values: Numbers or names -> fields of `cells.Value`.
   """
@@ -202,7 +202,7 @@ def fields(
   varied = [axis for axis in axes if len(axis.values) > 1]
   if not varied:
     raise ValueError(
-      "There is no list of values that differ. Give one, such as "
+      "Expected a list of values that differ, got none. Give one, such as "
       "--gin.PROMPT_LENGTH=1,5,20 or "
       "--gin_file=gin/prompts/{random_uniform,class_labels}.gin."
     )
@@ -235,7 +235,7 @@ def fields(
 
 
 def _check(command: SweepCommand, module: str, folder: str) -> None:
-  """Raises ValueError for a program or a flag that a sweep cannot have."""
+  """Raises ValueError for a program or a flag that a sweep does not allow."""
   if module == "t5x.infer":
     raise ValueError(
       "t5x.infer writes predictions but no score, so a sweep has nothing to "
@@ -287,7 +287,7 @@ def _file_axes(command: SweepCommand) -> tuple[list[Axis], list[str]]:
 
 
 def _free(name: str, axes: Sequence[Axis]) -> str:
-  """Returns a free name: the given one, or with a number after it."""
+  """Returns a free name: the given one, with a number if it is taken."""
   taken = {axis.name for axis in axes}
   names = [name, *(f"{name}_{i}" for i in range(2, len(axes) + 2))]
   return next(x for x in names if x not in taken)

@@ -153,7 +153,7 @@ def heading(axes: list[str]) -> str:
 def _ensembles(results: Results) -> pd.DataFrame:
   """Returns average, best and ensemble of each task's prompts.
 
-  NaN where the prompts, or the ensemble, are not all there.
+  Values are NaN if prompts, or the ensemble, are missing.
   """
   frame = results.view.frame.astype({"score": float})
   is_ensemble = frame["seed"] == NO_SEED
@@ -206,7 +206,7 @@ def _probe_table(results: Results) -> Table:
 
 
 def table_by_task(results: Results) -> Table:
-  """Writes a table of means over tasks anew, with a column for each task."""
+  """Writes a table of means over tasks with a column for each task instead."""
   view = results.by_task
   rows = _score_rows(results, view)
   if majorities := _majorities(results.sheet, view.columns):

@@ -2,10 +2,10 @@
 
 Each method is a formula of named parameters: `FORMULAS` maps their names to it.
 The network applies the formula in every step. `fold` applies it once, to the
-parameters of a checkpoint, which says nothing but their names and values. After
-that a prompt is a prompt: its file, its server and its converters need not know
-how it was trained. One file has all methods because they differ in nothing but
-the formula and the parameters' shapes and starts.
+parameters of a checkpoint, of which it needs only names and values. After that,
+files, servers and converters need not know how the prompt was trained. One
+module has all methods because they differ only in the formula and in the shapes
+and initial values of the parameters.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,8 +42,8 @@ def _ultra_low(codes: Array, scale: Array, shift: Array) -> Array:
   """ULPT (Wu et al., 2025); codes [P, R], scale and shift [H].
 
   The random projection, [R, H] from N(0, 1 / R), is frozen. It is the same in
-  all runs, so that no file needs it. The authors' code draws it from a uniform
-  distribution of another variance; `scale` makes up for that.
+  all runs, so no file has to store it. The authors' code draws it from a
+  uniform distribution of another variance; `scale` makes up for that.
   """
   rank, width = codes.shape[1], scale.shape[0]
   # Unlike JAX's, NumPy's numbers do not depend on a flag.
@@ -255,7 +255,7 @@ def find(
 
   Args:
     parameters: Name -> anything, such as the arrays of a checkpoint.
-    paths: Names that plain prompts have.
+    paths: The possible names of plain prompts.
 
   Returns:
     The name that a plain prompt would have -> name in the formula -> value.
@@ -275,12 +275,12 @@ def find(
 
 
 def of_task(parameters: Mapping[str, _T], task: str) -> dict[str, _T]:
-  """Returns MPT's parameters of several tasks as those of one task.
+  """Reduces MPT's parameters of several tasks to those of one task.
 
   Args:
-    parameters: Those of a network with `methods.multitask_prompt`.
-    task: The name of a task, as in its parameters: "cb". Without such a task
-      the result does not fold.
+    parameters: The parameters of a network with `methods.multitask_prompt`.
+    task: The name of a task, as in its parameters: "cb". If there is no such
+      task, the result does not fold.
   """
   names = {f"task_{task}_{x}": x for x in ("positions", "features")}
   names["shared/prompt"] = "shared"

@@ -17,7 +17,7 @@ _FEW = 32
 def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   """Multiplies two arrays of one dtype, accumulating in float32.
 
-  So does its gradient. Plain `jnp.einsum` would compute the gradient from a
+  The gradient does the same. Plain `jnp.einsum` would compute it from a
   bfloat16 and a float32 operand: a float32 product, slow where bfloat16 is
   fast.
 

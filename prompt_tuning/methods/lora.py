@@ -18,8 +18,8 @@ class LowRankDelta(nn.Module):
 
   Attributes:
     rank: Columns of `down`.
-    alpha: Divided by the rank, the factor of the product, so that the learning
-      rate does not depend on the rank.
+    alpha: The product is multiplied by alpha / rank, so that the learning rate
+      does not depend on the rank.
   """
 
   rank: PositiveInt

@@ -66,8 +66,8 @@ class MultitaskPrompt(nn.Module):
 
     Returns:
       [B, P, H] in the dtype of `embedded`; NaN for an input that starts with
-      none of the prefixes, unless it is all padding. NaN ends a training run by
-      its loss, but generation turns it into an arbitrary answer without an
+      none of the prefixes, unless it is all padding. NaN in the loss ends a
+      training run, but generation turns it into an arbitrary answer without an
       error. `task_rows.prefixes_of` refuses tasks without prefixes; a user
       of TASK_PREFIXES has to ensure that all inputs have one.
 
@@ -125,7 +125,8 @@ def teacher(
     vocabulary: The model's.
 
   Returns:
-    A function from the network that trains to the same network with them.
+    A function from the network that trains to the same network with the
+    teachers' prompts.
 
   Raises:
     ValueError: if the lengths differ.
@@ -164,7 +165,7 @@ def _choose(
 ) -> Array:
   """Returns for each input the array, [1 or P, H], of the task it starts with.
 
-  It is NaN for an input of no task, and zero for padding.
+  The array is NaN for an input that belongs to no task, and zero for padding.
   """
   is_padding = (tokens == 0).all(axis=1)[:, None, None]
   chosen = jnp.where(is_padding, 0.0, jnp.nan)  # [B, 1, 1]

@@ -20,7 +20,7 @@ def parameter(
   dtype: DType = jnp.float32,
   module: nn.Module | None = None,
 ) -> Array:
-  """Returns a parameter of a module, or of that whose compact method runs."""
+  """Returns a parameter of a module, by default the one being called."""
   return partitioning.param_with_axes(
     name,
     init,

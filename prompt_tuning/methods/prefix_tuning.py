@@ -17,7 +17,7 @@ from prompt_tuning.types import Array, Initializer
 
 
 class Prefix(nn.Module):
-  """The prefixes of one attention of every layer of a stack, in float32.
+  """The prefixes of one kind of attention in all layers, in float32.
 
   They are either parameters, `{key,value}_<layer>`, [X, N * D] each, or the
   outputs of an MLP over a table of the model's width (Li and Liang, section
@@ -71,7 +71,7 @@ class Prefix(nn.Module):
 
 
 class _Dense(nn.Module):
-  """A linear map with a bias, in float32; the T5 has none."""
+  """A linear map with a bias, in float32; T5's own maps have no bias."""
 
   features: int
   axes: tuple[str, str]

@@ -60,11 +60,11 @@ def recycle(
 
   Args:
     prompt: [P, H] The prompt.
-    old: [V, H] The embeddings of its model.
-    new: [V, G] Those of the other model, whose rows are the same pieces.
+    old: [V, H] The embeddings of the prompt's model.
+    new: [V, G] The embeddings of the other model, for the same pieces.
     method: A name in `METHODS`.
-    skip: First pieces to leave out.
-    tokens: Number of the pieces after them to learn from.
+    skip: Number of pieces to leave out at the start of the vocabulary.
+    tokens: Number of pieces after those, to learn from.
 
   Returns:
     [P, G] float32.

@@ -13,8 +13,8 @@ class MatchesAny:
   """A filter for parameters whose whole path matches a regular expression.
 
   Attributes:
-    patterns: The regular expressions, of which one must match. The slash with
-      which flax starts a path may be left out of them, and of the paths.
+    patterns: The regular expressions, of which at least one must match. They,
+      and the paths, may leave out the slash with which flax starts a path.
   """
 
   patterns: tuple[str, ...]

@@ -66,8 +66,8 @@ def majority(answers: Array) -> tuple[Array, Array]:
     answers: [B, K, S] Token ids.
 
   Returns:
-    [B, S] The answer, the first one of a tie, and [B] the share of the prompts
-    that give it.
+    [B, S] The answer, which is the first one in a tie, and [B] the share of
+    prompts that give it.
   """
   same = (answers[:, :, None] == answers[:, None]).all(axis=-1)  # [B, K, K]
   votes = same.mean(axis=-1)

@@ -54,11 +54,11 @@ def attention(
       only if it depends on trainable parameters.
     mask: [B or 1, 1, Q or 1, K] True where a query sees a key. A query that
       sees nothing attends to everything equally.
-    kernel: A key of `KERNELS`. By default, if the kernel does
-      not support the operands or if the bias trains, a CPU computes blocks and
-      other devices compute all scores at once.
-    soft_cap: Scores become soft_cap * tanh(scores / soft_cap), and all are
-      computed at once; None leaves them.
+    kernel: A key of `KERNELS`. By default, and if the kernel does not support
+      the operands or the bias trains, a CPU computes blocks and other devices
+      compute all scores at once.
+    soft_cap: If given, all scores are computed at once, and become
+      soft_cap * tanh(scores / soft_cap).
 
   Returns:
     [B, N, Q, D] in the dtype of the operands.

@@ -19,7 +19,7 @@ BaseWeights = Literal["int8", "int8_products"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-  """Settings of any network; a subclass adds its sizes.
+  """Settings that all networks have; a subclass adds its sizes.
 
   Attributes:
     dtype: Dtype of activations and matrix products (which accumulate in
@@ -38,8 +38,8 @@ class NetworkConfig:
     attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
       "flash" on a TPU. None uses the attention that runs on every platform.
     base_weights: "int8" to hold kernels and the embedding in int8, frozen, with
-      a scale for every channel; "int8_products" to round the inputs of kernels
-      to int8 too, but not those of the output head; None for `param_dtype`.
+      a scale for each channel; "int8_products" to round the inputs of kernels
+      to int8 too, except for the output head; None to use `param_dtype`.
   """
 
   dtype: DType = "bfloat16"

@@ -50,7 +50,7 @@ def frozen_matrix(
   channels: int,
   module: nn.Module | None = None,
 ) -> tuple[Array, Array | None]:
-  """Returns a matrix of a module.
+  """Returns a matrix of a module, which may be held in int8.
 
   Args:
     name: Its name.
@@ -62,8 +62,8 @@ def frozen_matrix(
     module: The module; by default the one whose compact method is running.
 
   Returns:
-    The matrix in the stored dtype, and None; or the matrix in int8, and the
-    factor of every channel.
+    The matrix in the stored dtype, and None; or the matrix in int8, and a
+    factor for each channel.
   """
   if config.base_weights is None:
     dtype = config.param_dtype

@@ -1,4 +1,4 @@
-"""Multi-head attention: projections, cache, and what methods add."""
+"""Multi-head attention: projections, cache, and the additions of methods."""
 
 from collections.abc import Callable
 import functools
@@ -37,7 +37,8 @@ class View(NamedTuple):
       rotated (T5Gemma 2).
     cache_index: Position of the first input in the cache, whose length is the
       K of `mask` and `bias`; None without a cache.
-    rotation: Of the inputs' positions; see `rotary`. None leaves them out.
+    rotation: The rotation of the inputs' positions; see `rotary`. None for no
+      rotation.
   """
 
   mask: Array
@@ -99,8 +100,8 @@ class Attention(nn.Module):
     that is mutable, and read from it if they exist.
 
     Args:
-      inputs: [B, Q, H] The source of queries. With kept keys and values it may
-        have several adjacent rows for each of their rows.
+      inputs: [B, Q, H] The source of queries. If keys and values were kept, it
+        may have several adjacent rows for each row of theirs.
       view: The other arguments.
       prefix: Additional keys and values, [X, N * D] each, for every query.
       past: Keys and values in front of the attended ones.

@@ -1,4 +1,4 @@
-"""The base of all networks: the module that T5X's models drive."""
+"""The base of all networks: the module that T5X's models call."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from prompt_tuning.types import Array
 class Network(nn.Module):
   """A network that answers inputs with targets, in two parts.
 
-  `encode` computes all that the targets read of the inputs, and `decode` the
-  logits of targets. A decoder is such a network too: its inputs become the keys
-  and values of its layers. A subclass has `encode_embedded` for inputs that are
-  embedded already, and may have a prompt among them; and `decoder`, which gets
+  `encode` computes everything that targets need from the inputs, and `decode`
+  the logits of targets. A decoder is such a network too: its inputs become the
+  keys and values of its layers. A subclass has `encode_embedded`, for inputs
+  that are embedded already and may include a prompt, and `decoder`, which gets
   the arguments of `decode`.
 
   Tokens are ids, and 0 is padding. Position arguments are accepted because T5X
@@ -50,8 +50,8 @@ class Network(nn.Module):
       encoder_input_tokens: [B, T]
       decoder_input_tokens: [B, S] The targets, shifted right by one.
       decoder_target_tokens: [B, S]
-      encoder_segment_ids: [B, T] Which of several packed examples a token is
-        part of; None if there is one example a row.
+      encoder_segment_ids: [B, T] The number of the packed example that each
+        token is part of; None if each row is one example.
       decoder_segment_ids: [B, S] The same for targets.
       encoder_positions: Unused.
       decoder_positions: Unused.
@@ -85,7 +85,7 @@ class Network(nn.Module):
     encoder_segment_ids: Array | None = None,
     enable_dropout: bool = True,
   ) -> Any:
-    """Returns what targets read; the first array has a column a position."""
+    """Encodes inputs for `decode`; the first array's columns are positions."""
     return self.encode_embedded(
       self.token_embedder(encoder_input_tokens),
       encoder_input_tokens,
@@ -105,7 +105,7 @@ class Network(nn.Module):
     decode: bool = False,
     max_decode_length: int | None = None,
   ) -> Array:
-    """Computes logits from what `encode` returns.
+    """Computes logits from the result of `encode`.
 
     Args:
       encoded: From `encode`. Not read while decoding with a cache.

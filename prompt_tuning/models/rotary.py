@@ -16,9 +16,9 @@ class Rope:
   Attributes:
     theta: Ratio of the highest and, nearly, the lowest frequency.
     factor: Divides frequencies, for contexts longer than those of pretraining.
-    bands: As in Llama 3.1, only low frequencies are divided: those with fewer
-      turns than the first number in the third's positions, and in part those
-      with fewer than the second. None divides all.
+    bands: Three numbers, as in Llama 3.1: frequencies that turn fewer times
+      than the first number within the third's positions are divided, and those
+      below the second in part. None divides all.
   """
 
   theta: float = 10_000.0

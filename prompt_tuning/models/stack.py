@@ -46,8 +46,8 @@ class OfLayer(NamedTuple):
   Attributes:
     prefixes: The prefix of each attention; see `Attention`.
     past: Keys and values in front of those of the input, or None.
-    is_local: Whether it takes the second view of its attention. None: there is
-      one.
+    is_local: Whether the layer takes the second view of its attention; None if
+      there is only one.
   """
 
   prefixes: Sequence[KeysAndValues | None]
@@ -242,7 +242,7 @@ def rematerialised(config: Config) -> Callable[..., Any]:
 
 
 def traced_once(call: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes a method of which Python traces the calls of all equal layers once.
+  """Makes a method that Python traces once for all equal layers.
 
   JAX caches traces by the shapes of all arguments, including variables. A layer
   whose variables have other shapes, because a method extends some layers only,
@@ -253,7 +253,7 @@ def traced_once(call: Callable[..., Any]) -> Callable[..., Any]:
       Its result may depend on the layer's path through its variables only.
 
   Returns:
-    Another, for one stack of layers that are already initialised.
+    Another function, for one stack of layers that are already initialised.
   """
   body = None
 

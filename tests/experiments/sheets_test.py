@@ -110,7 +110,7 @@ def test_names_of_command_lines(monkeypatch):
     ("x = [77e6, 11e9]", "x = [77e6]", "1 x for 2 columns"),
     ('[58.5, "~89.9"]', "[58.5]", "Prompt tuning: 1 values for 2 columns"),
     ('"~89.9"', '"n/a"', "should match pattern"),
-    ('title = "S', 'name = "y"\ntitle = "S', "name is not for it to say"),
+    ('title = "S', 'name = "y"\ntitle = "S', "must not set name"),
   ],
 )
 def test_slip_in_a_sheet_is_named(tmp_path, old, new, message):

@@ -179,8 +179,8 @@ def test_cells(line, index, name, words):
 @pytest.mark.parametrize(
   ("line", "message"),
   [
-    ("--gin.X=1", "no list of values that differ"),
-    ("--gin.X=1,1.0", "no list of values that differ"),
+    ("--gin.X=1", "a list of values that differ, got none"),
+    ("--gin.X=1,1.0", "a list of values that differ, got none"),
     (f"{LENGTHS} --gin.MODEL_DIR='x'", "--gin.MODEL_DIR is what a sweep"),
     (f"{LENGTHS} --gin_search_paths=mine", "Leave --gin_search_paths out"),
     ("--gin_file=a/p.gin,b/p.gin", "Gin files have the same name: a/p.gin, b"),

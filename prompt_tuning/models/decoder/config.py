@@ -11,7 +11,7 @@ from prompt_tuning.models.rotary import Rope
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(NetworkConfig):
-  """Sizes and settings of a decoder; `T5Config` has sizes not listed here.
+  """Sizes and settings of a decoder; see `T5Config` for sizes not listed here.
 
   Attributes:
     num_layers: L.
@@ -23,15 +23,16 @@ class DecoderConfig(NetworkConfig):
     has_qkv_bias: Whether queries, keys and values have a bias (Qwen 2).
     has_qk_norm: Whether the heads of queries and keys are normalised (Qwen 3,
       Gemma 3).
-    query_scale: Factor of scores, D^-0.5 in most.
+    query_scale: Factor of scores, D^-0.5 in most models.
     scales_embedding: Whether embeddings are multiplied by sqrt(H) (Gemma).
-    attention_soft_cap: Bound of scores; None: they are not bounded (Gemma 2).
-    logit_soft_cap: The same of logits.
+    attention_soft_cap: Bound of scores (Gemma 2); None for no bound.
+    logit_soft_cap: The same for logits.
     rope: The rotary positions.
-    local_rope: Those of layers with a window, if they differ (Gemma 3).
+    local_rope: The rotary positions of layers with a window, if different
+      (Gemma 3).
     window: Positions that a query of a layer with a window sees.
-    global_every: The layers whose number, from 1, is a multiple of this have no
-      window; 0: all have the window, if there is one.
+    global_every: Layers whose number, counted from 1, is a multiple of this
+      have no window; with 0, all layers have the window, if there is one.
   """
 
   vocab_size: PositiveInt

@@ -26,7 +26,7 @@ NOWHERE = -1
 
 
 class Encoded(NamedTuple):
-  """All that targets read of the inputs.
+  """The part of the inputs' computation that targets read.
 
   Attributes:
     positions: [B, P + T] int32; -1 at padding.
@@ -63,8 +63,8 @@ class Decoder(nn.Module):
 
     Args:
       tokens: [B, T] Inputs, where 0 is padding, or targets, shifted right.
-      encoded: The result for the inputs of the targets; for inputs, that for
-        a prompt in front of them which was encoded before, or None.
+      encoded: For targets, the result for their inputs. For inputs, the result
+        for a prompt in front of them that was encoded before, or None.
       embedded: [B, T, H] The embedded inputs; None for targets.
       enable_dropout: Whether to drop activations.
       decoder_segment_ids: As in `Network.decode`, like those below.

@@ -1,4 +1,4 @@
-"""T5 1.1: encoder, decoder, and the module that T5X's models drive."""
+"""T5 1.1: encoder, decoder, and the module that T5X's models call."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -10,10 +10,10 @@ from prompt_tuning.models.decoder.config import DecoderConfig
 class T5GemmaConfig(DecoderConfig):
   """Sizes and settings of a T5Gemma 1 or of the text part of a T5Gemma 2.
 
-  Those of `DecoderConfig` are the encoder's.
+  The fields of `DecoderConfig` describe the encoder.
 
   Attributes:
-    of_decoder: Names and values of those that differ in the decoder.
+    of_decoder: Names and values of the fields that differ in the decoder.
     start_id: The token in front of targets.
     is_merged: Whether one attention takes the decoder's own positions and the
       encoder's output, and both stacks share the embedding (T5Gemma 2).

@@ -1,4 +1,4 @@
-"""T5Gemma 1 and 2: Gemma's layers in the places of T5's."""
+"""T5Gemma 1 and 2: T5 with Gemma's layers."""
 
 import jax.numpy as jnp
 
