@@ -45,7 +45,7 @@ def check_ranked(labels: Sequence[str]) -> None:
   """Checks that there are labels to rank.
 
   Raises:
-    ValueError: if there are none, or only one, which would always be right.
+    ValueError: if there are fewer than two; a single one would always be right.
   """
   if len(labels) < 2:
     raise ValueError(

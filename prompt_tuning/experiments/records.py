@@ -177,7 +177,7 @@ class Archive:
   """Records of runs, and the configurations that today's files give to cells.
 
   A cell's record is one of a run with its configuration, even if the gin files
-  and macros had other names then. If there is none, it is the record in the
+  and macros had other names then. Without such a record, it is the one in the
   cell's own place, which has drifted: today's files give other settings.
   """
 

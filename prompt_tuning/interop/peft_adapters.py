@@ -59,8 +59,8 @@ def save_adapter(
     prompt: [P, H] The prompt. It is written as float32.
     metadata: Written as in our own files; PEFT does not read it.
     base_model: Name or path of the Hugging Face model that the prompt belongs
-      to; by default the one in the metadata. If its name on the hub contains
-      "gemma", the model multiplies embeddings.
+      to; by default the one in the metadata. A name on the hub that contains
+      "gemma" is taken for a model that multiplies embeddings.
     title: The adapter's name on the hub, for a model card; by default there is
       no card.
     model: The same model on this machine; by default the one in the metadata,

@@ -66,8 +66,8 @@ def _open(file: pathlib.Path) -> Any:
 def find(files: Sequence[pathlib.Path]) -> dict[str, StoredArray]:
   """Finds the tensors in several files.
 
-  If NumPy does not have a tensor's dtype, its name stands for it, and the
-  tensor cannot be read.
+  A tensor of a dtype that NumPy lacks cannot be read, and has the dtype's name
+  instead.
 
   Raises:
     ValueError: if a file is damaged.

@@ -3,8 +3,7 @@
 Google's T5X wants absolute paths and the folder `checkpoint_<step>` itself. It
 has no fingerprints, and keeps the frozen parameters with the trainable ones.
 Without a model, it reads only its format 3, so Orbax reads other checkpoints.
-With the `t5x` in `runtime/`, paths and their records stay as the user wrote
-them.
+With the `t5x` in `runtime/`, paths stay as the user wrote them, in records too.
 """
 
 import os
