@@ -1,4 +1,4 @@
-"""The part of T5X's interface that prompt tuning uses, from PyPI alone."""
+"""The part of T5X's interface that prompt tuning uses; needs only PyPI."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,11 +14,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# For TensorFlow; here, because JAX sets the first to "1".
+# TensorFlow's settings. They are set here because JAX sets the first to "1".
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Modules by which JAX would look for devices that are not here, if only their
-# compilers are installed: it would report missing libraries and hosts.
+# Modules through which JAX looks for devices. Where only the devices' compilers
+# are installed, it would report missing libraries and hosts.
 _HIDDEN: dict[str, Any] = {}
 if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))):
   for _name in ("cuda12", "cuda13"):
@@ -27,7 +27,7 @@ if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))):
 if not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
   _HIDDEN["libtpu"] = None
 sys.modules.update(_HIDDEN)
-# gcsfs reads gs:// paths, by `t5x.files.storage`; without it, TensorFlow does.
+# gcsfs reads gs:// paths for `t5x.files.storage`; without it, TensorFlow does.
 if importlib.util.find_spec("gcsfs") is not None:
   os.environ.setdefault("EPATH_USE_TF", "0")
 
@@ -97,8 +97,8 @@ class _TensorFlow(importlib.machinery.SourceFileLoader):
 
   def exec_module(self, module: types.ModuleType) -> None:
     with contextlib.ExitStack() as stack, _quiet():
-      # Modules stay: to collect garbage, again and again, while an import makes
-      # them takes most of a second and frees nothing.
+      # Modules stay in memory: repeated garbage collection during an import
+      # takes most of a second and frees nothing.
       if gc.isenabled():
         gc.disable()
         stack.callback(gc.enable)
@@ -110,7 +110,7 @@ class _TensorFlow(importlib.machinery.SourceFileLoader):
       import tensorflow_text  # noqa: F401
 
       del sys.modules[layers]
-      # The accelerator is JAX's.
+      # The accelerator belongs to JAX.
       for kind in ("GPU", "TPU"):
         module.config.set_visible_devices([], kind)
 

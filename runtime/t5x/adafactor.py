@@ -19,7 +19,7 @@ def standard_logical_factor_rules() -> dict[str, Any]:
   return {}
 
 
-# Compared by identity, so that it can be static under jit whatever it holds.
+# Compared by identity, so that it can be a static argument of jit.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adafactor(optimizers.OptimizerDef):
   """Adafactor.
@@ -30,15 +30,15 @@ class Adafactor(optimizers.OptimizerDef):
   slowly, and the clipping sets the size of the updates for a long while.
 
   Attributes:
-    factored: Whether large matrices keep row and column means alone.
+    factored: Whether large matrices keep only the means of rows and columns.
     multiply_by_parameter_scale: Whether the learning rate is relative to the
       RMS of the parameter.
     beta1: Decay of the momentum; None keeps no momentum.
     decay_rate: Exponent of the second moment's decay.
-    step_offset: Steps that the decay does not count. The decay is undefined
+    step_offset: The step from which the decay counts. The decay is undefined
       before that step, so a run may not start earlier.
-    clipping_threshold: Greatest RMS of an update before the learning rate; None
-      does not clip.
+    clipping_threshold: Greatest RMS of an update before it is multiplied by the
+      learning rate; None does not clip.
     weight_decay_rate: The fraction of itself that a parameter loses in a step.
       It is not multiplied by the learning rate.
     min_dim_size_to_factor: A parameter is factored when its two dimensions are
@@ -75,7 +75,7 @@ class Adafactor(optimizers.OptimizerDef):
       return 1.0 - (step - self.step_offset + 1.0) ** -exponent
 
     def refuse(params: Any) -> optax.EmptyState:
-      """Refuses parameters whose factored axes only the rules can tell."""
+      """Refuses parameters whose factored axes only the rules could decide."""
       for path, param in jax.tree_util.tree_leaves_with_path(params):
         if jnp.ndim(param) > 2:
           name = jax.tree_util.keystr(path, simple=True, separator="/")

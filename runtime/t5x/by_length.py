@@ -26,11 +26,11 @@ class Trainer(trainer.Trainer):
   """A `trainer.Trainer` whose batches are cut into microbatches by length.
 
   Attributes:
-    num_lengths: The most shapes of microbatches; each is compiled once, when an
-      example needs it.
+    num_lengths: The greatest number of shapes of microbatches; each is compiled
+      once, when an example needs it.
 
   Raises:
-    ValueError: if there would be no shape.
+    ValueError: if `num_lengths` is less than 1.
   """
 
   num_microbatches: PositiveInt | None = dataclasses.field(
@@ -41,7 +41,7 @@ class Trainer(trainer.Trainer):
   def __post_init__(self):
     super().__post_init__()
     arguments.check(type(self), {"num_lengths": self.num_lengths})
-    # The positions that the encoder adds, such as a prompt's.
+    # Measures how many positions the encoder adds, such as a prompt's.
     module, length = self.model.module, 8
     encoded = jax.eval_shape(
       lambda params, tokens: module.apply(
@@ -50,13 +50,13 @@ class Trainer(trainer.Trainer):
       self.train_state.params,
       jax.ShapeDtypeStruct((1, length), jnp.int32),
     )
-    # Its first array has a column for each position.
+    # The first encoded array has a column for each position.
     self._added = jax.tree.leaves(encoded)[0].shape[1] - length
-    # Nothing is compiled yet: each shape is when it is needed.
+    # Nothing is compiled yet: each shape is compiled when it is needed.
     model, partitioner = self.model, self.partitioner
     replicated = partitioner.sharding()
     batches = partitioner.sharding(partitioner.data_partition_spec)
-    # Of gradients and sums.
+    # Shardings of gradients and sums.
     self._parts = parts = (self.train_state_axes.trainable, replicated)
 
     def add_gradients(state, total, batch, divisor, number):
@@ -100,7 +100,7 @@ class Trainer(trainer.Trainer):
     )
 
   def trace_train_step(self, train_state: Any, batch: Any) -> Any:
-    """Raises ValueError: a step has several programs."""
+    """Raises ValueError, because a step has several programs."""
     raise ValueError(
       "A step on batches by length runs programs of several shapes, which "
       "depend on the examples. Leave gin/runs/by_length.gin out: the padded "
@@ -108,7 +108,7 @@ class Trainer(trainer.Trainer):
     )
 
   def _cut(self, batch: lengths.Features) -> tuple[jax.Array, list[Any]]:
-    """Cuts this process's part of a batch, as all processes cut theirs.
+    """Cuts this process's part of a batch; all processes cut theirs alike.
 
     Args:
       batch: This process's part.
@@ -142,7 +142,7 @@ class Trainer(trainer.Trainer):
   def _step(self, batch: Any, before: Any) -> models.MetricSums:
     divisor, parts = self._cut(batch)
     if not hasattr(self, "_make_zeros"):
-      # The shapes of gradients and sums are those of any part.
+      # Gradients and sums have the same shapes for every part.
       shapes = jax.eval_shape(
         lambda state, batch: models.value_and_grad(
           self.model, state.trainable, state.frozen, batch, self.rng

@@ -1,7 +1,7 @@
 """Checkpoints of runs, which hold only the parameters that a run changes.
 
-Orbax reads and writes them. Base models are read by `base_checkpoints`, whose
-names are T5X's and found here too.
+Orbax reads and writes them. `base_checkpoints` reads base models; its functions
+have T5X's names, and can be imported from here too.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,18 +46,18 @@ __all__ = [
 
 @dataclasses.dataclass(eq=False)
 class Checkpointer:
-  """Saves and restores what a run changes, and keeps the newest.
+  """Saves and restores what a run changes, and keeps the newest checkpoints.
 
-  It opens the folder, and clears away what a killed run left half done.
+  It opens the folder, and removes unfinished files of a killed run.
 
   Attributes:
     train_state: A state, or its shapes.
-    partitioner: Unused, as `restore_run` gets the shardings; T5X's place for
-      it.
+    partitioner: Unused, because `restore_run` gets the shardings; T5X's
+      argument.
     checkpoints_dir: The run's folder; `checkpoint_<step>` folders go into it.
     keep: How many to keep; None keeps all. With 1, a damaged checkpoint has no
       older one to fall back on.
-    metric: Regular expression for `task/metric`, by which evaluations are
+    metric: Regular expression for the `task/metric` by which evaluations are
       compared; None compares none.
     metric_mode: "max" if more is better, or "min"; None without a metric.
   """
@@ -94,7 +94,7 @@ class Checkpointer:
     # The step of the latest whole checkpoint, once `find_run` has looked.
     self._good: int | None = None
     # Called before anything is renamed or deleted; raises if another run may
-    # have the folder by now.
+    # have taken the folder.
     self.check_lock: Callable[[], None] = lambda: None
     logging.get_absl_logger().addFilter(orbax.is_news)
     if jax.process_index() == 0:
@@ -139,7 +139,7 @@ class Checkpointer:
   def _ranked(
     self, evals: Sequence[Mapping[str, Any]]
   ) -> list[Mapping[str, Any]]:
-    """Puts the best first; of equals, the earlier one."""
+    """Sorts evaluations, the best first; ties by step."""
     scored = [e for e in evals if e["score"] is not None]
     sign = -1 if self.metric_mode == "min" else 1
     return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
@@ -147,7 +147,7 @@ class Checkpointer:
   def _kept(
     self, steps: Sequence[int], evals: Sequence[Mapping[str, Any]]
   ) -> set[int]:
-    """Returns which of the steps, in order, to keep after evaluations."""
+    """Returns the steps to keep, given all steps in order and evaluations."""
     if self.keep is None or self.metric is None:
       return set(steps if self.keep is None else steps[-self.keep :])
     ranked = [e["step"] for e in self._ranked(evals) if e["step"] in steps]
@@ -166,15 +166,15 @@ class Checkpointer:
       run_info: JSON to keep with it; `evals` are the evaluations so far.
 
     Raises:
-      OSError: if this one or the one before could not be written.
+      OSError: if this checkpoint or the previous one could not be written.
     """
     self.wait()
     step = int(train_state.step)
-    # It is written while training may change it.
+    # Training may change it while it is being written.
     run_info = copy.deepcopy(dict(run_info))
     if exists := step in self.all_steps():
-      # It may be of a signal, before the evaluation that was due, or of the end
-      # of a run that resumes.
+      # A signal may have caused the existing one, before the evaluation that
+      # was due, or it may be the end of a run that now resumes.
       saved = orbax.read_run_info(str(self._folder.checkpoint(step)))
       if saved["evals"][-1:] == run_info["evals"][-1:] and (
         saved.get("is_stopped", False) == run_info.get("is_stopped", False)
@@ -212,8 +212,8 @@ class Checkpointer:
     """Waits until everything is on disk, and deletes the other checkpoints.
 
     Raises:
-      OSError: if the checkpoint could not be written; it names the folder. Or
-        what `check_lock` raises.
+      OSError: if the checkpoint could not be written; it names the folder.
+        `check_lock` may raise other errors.
     """
     if self._writing is None:
       return
@@ -232,7 +232,7 @@ class Checkpointer:
     return self
 
   def __exit__(self, _, error: BaseException | None, trace: object) -> None:
-    """Closes it; an error before that says more than one of closing."""
+    """Closes it; an earlier error is raised instead of an error on closing."""
     try:
       self.close()
     except Exception as second:  # Other processes may be gone.
@@ -252,13 +252,14 @@ class Checkpointer:
     """Returns the `run_info` that `restore_run` will return.
 
     Returns:
-      It, or None if there is no checkpoint; {} of one that no run has written.
+      The facts, or None if there is no checkpoint; {} for a checkpoint that no
+      run has written.
 
     Raises:
       ValueError: if all checkpoints are damaged.
     """
     problem, self._good = None, None
-    # One process looks, and all take its answer.
+    # One process looks, and the others use its answer.
     if jax.process_index() == 0 and self.all_steps():
       try:
         self._good = self._folder.find_good()
@@ -275,9 +276,9 @@ class Checkpointer:
   def restore_run(
     self, train_state_axes: TrainState
   ) -> tuple[TrainState, Mapping[str, Any]]:
-    """Reads the latest checkpoint that is whole.
+    """Reads the latest undamaged checkpoint.
 
-    Newer ones, which are damaged, are set aside.
+    Newer, damaged checkpoints are set aside.
 
     Args:
       train_state_axes: Shardings, a state with one at each leaf.
@@ -287,7 +288,7 @@ class Checkpointer:
       is empty, and the saved `run_info`.
 
     Raises:
-      ValueError: if all are damaged, or its arrays are not those of this run.
+      ValueError: if all are damaged, or the arrays do not fit this run.
     """
     if (info := self.find_run()) is None or self._good is None:
       raise ValueError(f"There is no checkpoint in {self._folder.path}.")
@@ -303,8 +304,8 @@ class Checkpointer:
     ]
     if wrong:
       raise ValueError(
-        f"{path} is of another run: {'; '.join(wrong[:5])}. Choose another "
-        "folder."
+        f"{path} belongs to another run: {'; '.join(wrong[:5])}. Choose "
+        "another folder."
       )
     axes = _flat(train_state_axes)
     targets = {
@@ -326,7 +327,7 @@ class Checkpointer:
     """Reads the trained parameters to memory; all processes must call it.
 
     Args:
-      step: Of the checkpoint.
+      step: The checkpoint's step.
 
     Returns:
       Name of the parameter -> values, and the saved `run_info`; None if there
@@ -347,8 +348,8 @@ class Checkpointer:
 class SaveBestCheckpointer(Checkpointer):
   """Keeps the latest checkpoint and the best ones by a metric.
 
-  Where these are one, the one before it is kept too, to fall back on. `keep` is
-  the number of the best to keep beside the latest.
+  If the latest is also the best, the previous one is kept to fall back on.
+  `keep` is the number of best checkpoints to keep beside the latest.
 
   Attributes:
     metric_mode: 'max' or 'min'.

@@ -1,9 +1,9 @@
 """Sampling and beam search over a cached, incremental decoder.
 
-Both of them start from token 0, produce at most S tokens, and leave 0 after
-the end token. They call `tokens_to_logits(state) -> (logits, cache)` with a
-`DecodingState` of R = B * num_decodes rows, the decodes of an example beside
-each other, and expect [R, V] logits of the next token. Arrays of the cache have
+Both start from token 0, produce at most S tokens, and leave 0 after the end
+token. They call `tokens_to_logits(state) -> (logits, cache)` with a
+`DecodingState` of R = B * num_decodes rows, where the decodes of an example are
+adjacent, and expect [R, V] logits of the next token. Arrays of the cache have
 the batch as axis 0; its scalars, such as a position, are shared.
 """
 
@@ -16,7 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-# The score of a place for which no sequence finished.
+# The score of a place without a finished sequence.
 NEG_INF = -1.0e7
 
 
@@ -25,7 +25,7 @@ class DecodingState(NamedTuple):
 
   Attributes:
     cur_index: int32 scalar, the number of tokens decoded so far.
-    cur_token: [R, 1] The last of them; 0 at the start.
+    cur_token: [R, 1] The last decoded token; 0 at the start.
     cache: The decoder's cache.
   """
 
@@ -44,14 +44,14 @@ def start_decoding(
   inputs: jax.Array,
   steps: int,
 ) -> tuple[Any, Mapping[str, Any]]:
-  """Returns an empty cache, and all that the decoder reads of the input.
+  """Returns an empty cache, and the arrays of the input that decoding reads.
 
   Args:
-    module: Has `decode`.
+    module: A module with a method `decode`.
     params: All parameters.
     encoded: [B, T, H] The encoded input.
-    inputs: [B, T] Its tokens.
-    steps: The most tokens to decode.
+    inputs: [B, T] The input's tokens.
+    steps: The greatest number of tokens to decode.
   """
   targets = jnp.zeros((len(inputs), steps), jnp.int32)
   _, kept = module.apply(
@@ -77,11 +77,11 @@ def next_logits(
   steps: int,
   num_decodes: int = 1,
 ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
-  """Returns (token [R, 1], cache) -> (logits [R, V], cache).
+  """Returns a function (token [R, 1], cache) -> (logits [R, V], cache).
 
-  Its arguments are those of `start_decoding`, and `kept` is what that returns.
+  The arguments are those of `start_decoding`; `kept` is its second result.
   """
-  if not kept:  # T5Gemma 2, or another module of T5X's, reads R rows.
+  if not kept:  # T5Gemma 2, or another T5X module, reads R rows.
     encoded, inputs = jax.tree.map(
       lambda x: jnp.repeat(x, num_decodes, axis=0), (encoded, inputs)
     )
@@ -126,11 +126,11 @@ def temperature_sample(
     decode_rng: PRNG key; None is the key of seed 0.
     num_decodes: Samples of each example.
     temperature: Divides the logits; 0 takes the likeliest token.
-    topk: Sample from this many of the likeliest tokens; 0 is from all.
-    topp: Sample from the fewest of the likeliest tokens that have this
-      probability together; 0 is from all.
-    rescale_log_probs: Whether the log probabilities are those of the
-      distribution sampled from (so 0 where there is no choice), or the model's.
+    topk: Number of the likeliest tokens to sample from; 0 means all.
+    topp: Probability of the smallest set of likeliest tokens to sample from; 0
+      means all tokens.
+    rescale_log_probs: Whether log probabilities refer to the distribution that
+      is sampled from (so 0 where there is no choice) or to the model's.
 
   Returns:
     [B, num_decodes, S] Tokens, and [B, num_decodes] their log probabilities up
@@ -196,7 +196,7 @@ def _sample(
   """
   ranked, ids = lax.top_k(logits, topk or logits.shape[-1])
   if topp:
-    # A token stays while those before it have less than `topp` together.
+    # A token stays if the likelier ones sum to less than `topp`.
     probs = jax.nn.softmax(ranked)
     before = jnp.cumsum(probs, axis=-1) - probs
     ranked = jnp.where(before < topp, ranked, -jnp.inf)
@@ -217,9 +217,9 @@ def beam_search(
 
   A sequence that ends scores its log probability over ((5 + length) / 6)^alpha,
   as in https://arxiv.org/abs/1609.08144. Of the 2K likeliest continuations in
-  each step, those that end compete for the K places of finished sequences, the
-  K best others live on. With K = 1 this is not greedy decoding: the second
-  continuation may end, and win.
+  each step, those that end compete for the K places of finished sequences, and
+  the K best of the others stay live. With K = 1 this is not greedy decoding:
+  the second continuation may end, and win.
 
   Args:
     inputs: [B, S] Only the shape counts.
@@ -232,8 +232,8 @@ def beam_search(
 
   Returns:
     [B, K, S] Tokens, and [B, K] scores; the best comes last. If any sequence of
-    an example finished, only finished ones are returned, and places without one
-    score -1e7. If none did, these are the live ones with their log
+    an example finished, only finished ones are returned, and empty places score
+    -1e7. If none finished, the live sequences are returned with their log
     probabilities.
   """
   del decode_rng
@@ -242,7 +242,7 @@ def beam_search(
 
   def unfinished(carry):
     state, _, live_scores, _, finished_scores = carry
-    # Log probabilities only fall, so this is the best that can still come.
+    # Log probabilities only fall, so this bounds every score still to come.
     attainable = live_scores[:, 0] / _brevity_penalty(S, alpha)
     improves = attainable > finished_scores[:, -1]
     return (state.cur_index < S) & jnp.any(improves)
@@ -292,7 +292,7 @@ def _brevity_penalty(length: Any, alpha: float) -> Any:
 def _best_continuations(
   scores: jax.Array, logits: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns the scores of the 2K likeliest, their beams and their tokens."""
+  """Returns the scores, beams and tokens of the 2K likeliest continuations."""
   (B, K), V = scores.shape, logits.shape[-1]
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
   scores = scores[:, :, None] + log_probs.reshape(B, K, V)

@@ -10,7 +10,7 @@ from t5x.metrics import MetricsByTask
 from t5x.runs import command_line, records
 from t5x.runs.evaluation import InferenceEvaluator, evaluate
 
-# T5X has the evaluator here, too.
+# T5X also exports the evaluator from here.
 __all__ = ["InferenceEvaluator", "evaluate", "show"]
 
 

@@ -25,11 +25,12 @@ from t5x.configuration.command_flags import define_flags, rewrite_gin_args
 from t5x.files import safe_files
 
 _ONE_CONFIGURATION = threading.RLock()
-# What gin appends to messages: the call stack, or the whole configuration.
+# Text that gin appends to messages: the call stack, or the configuration.
 _GIN_NOTES = re.compile(
   r"\n\s*In call to configurable .*| in config string:.*", re.DOTALL
 )
-# Errors that are a line of text, and the remedy for a device's full memory.
+# Errors that are shown as one line, and the remedy when a device's memory is
+# full.
 _EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
 _FULL = (
   " Give a smaller BATCH_SIZE or, in training, NUM_MICROBATCHES; prompt-tuning "
@@ -56,7 +57,7 @@ def parse_gin_flags(
       names something that does not exist, or if required macros have no value
       (all of them are listed).
   """
-  # gin only appends to its list, and looks in the working directory first.
+  # gin can only append to its list, and searches the working directory first.
   gin.config._LOCATION_PREFIXES[:] = list(gin_search_paths) or [""]
   read = resolution.Bindings(gin_files, paths=gin_search_paths)
   checks.refuse(checks.unknown(gin_bindings, read.macros, gin_search_paths))
@@ -68,7 +69,7 @@ def parse_gin_flags(
       list(gin_files), list(gin_bindings), finalize_config=False
     )
   except (AttributeError, NameError, ValueError) as e:
-    text = " ".join(str(e).split())  # It names a name that does not exist.
+    text = " ".join(str(e).split())  # It quotes the name that does not exist.
     if "No configurable matching" in text:
       remedy = (
         " Begin the gin file with `from __gin__ import dynamic_registration`, "
@@ -105,9 +106,9 @@ def bound_arguments(
 ) -> Iterator[dict[str, Any]]:
   """Reads a configuration, and forgets it at the end of the context.
 
-  gin has one configuration in a program. This one holds inside the context, for
-  modules that are made when the function is called; other threads wait for its
-  end. Then the previous one holds again.
+  A program has one gin configuration. This one holds inside the context, also
+  for modules that are made when the function is called; other threads wait
+  until the context ends. Then the previous configuration holds again.
 
   Args:
     fn: A function or class, whose parameters may be bound.
@@ -119,7 +120,7 @@ def bound_arguments(
     The arguments that gin calls `fn` with.
 
   Raises:
-    ValueError: as `parse_gin_flags` does.
+    ValueError: as for `parse_gin_flags`.
   """
   with _ONE_CONFIGURATION:
     before, was_locked = gin.config_str(), gin.config_is_locked()
@@ -148,7 +149,7 @@ def summarize_gin_config(
     summary_writer: A `metric_log.MetricLog`, which gets the text too, or None.
     step: The step to log it at.
   """
-  import jax  # It takes a second: not for --help.
+  import jax  # Not at the top: it takes a second, which --help can spare.
 
   if jax.process_index():
     return
@@ -161,7 +162,7 @@ def summarize_gin_config(
 def _start(
   fn: Callable[..., Any], run: Callable[[Callable[..., Any]], None]
 ) -> None:
-  # They take seconds: not for --help.
+  # Not at the top: they take seconds, which --help can spare.
   import seqio
 
   from t5x import multihost
@@ -201,11 +202,11 @@ def _start(
 
 
 def next_steps(model_dir: str, best: Mapping[str, Any] | None) -> Iterator[str]:
-  """Yields what installed packages suggest to do with a finished run.
+  """Yields the next steps that installed packages suggest after a run.
 
   Args:
     model_dir: The run's folder.
-    best: Its best evaluation, {"step", "score"}, or None.
+    best: The best evaluation, {"step", "score"}, or None.
   """
   values = flags.FLAGS
   kept = ("tfds_data_dir", "seqio_additional_cache_dirs", "gin_search_paths")
@@ -227,8 +228,9 @@ def run_entry_point(
 ) -> None:
   """Runs a function as a program; gin binds the function's parameters.
 
-  A wrong configuration, a NaN loss or a full device ends it with status 1 and
-  one line, which says how to fix it; --traceback shows the rest.
+  After a wrong configuration, a NaN loss or a full device, the program prints
+  one line that says how to fix it, and exits with status 1; --traceback shows
+  the rest.
 
   Args:
     fn: The function, registered with gin under its own name.
@@ -240,12 +242,12 @@ def run_entry_point(
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
     del argv  # `preflight` has refused all words but flags.
-    gc.freeze()  # Modules stay: the collector need not look through them.
+    gc.freeze()  # Modules stay, so the collector need not scan them.
     try:
       _start(fn, run)
     except (*_EXPECTED, RuntimeError) as e:
       text = _GIN_NOTES.sub("", str(e))
-      if is_full := text.startswith("RESOURCE_EXHAUSTED"):  # XLA's.
+      if is_full := text.startswith("RESOURCE_EXHAUSTED"):  # From XLA.
         text = text.partition("\n")[0] + _FULL
       if flags.FLAGS.traceback or not (is_full or isinstance(e, _EXPECTED)):
         raise

@@ -48,7 +48,7 @@ def compute_weighted_cross_entropy(
   """Sums the loss over the target tokens of a batch.
 
   The smoothed target gives 1 - s to the right token and s / (V - 1) to every
-  other one. Its entropy is subtracted, so that a perfect prediction scores 0.
+  other token. Its entropy is subtracted, so a perfect prediction scores 0.
 
   Args:
     logits: [B, S, V] Unnormalised log probabilities.
@@ -98,7 +98,7 @@ def compute_weighted_cross_entropy(
 def find_loss_normalizing_factor(
   given: float | str | SpecialLossNormalizingFactor | None,
 ) -> float | SpecialLossNormalizingFactor | None:
-  """Returns a divisor of the loss, given itself or its name in any case.
+  """Returns a divisor of the loss, given the divisor or its name in any case.
 
   Raises:
     ValueError: if the name is unknown, or the number is not above 0.
@@ -130,7 +130,7 @@ def get_loss_normalizing_factor_and_weights(
     AVERAGE_PER_SEQUENCE the weights of each sequence sum to 1.
 
   Raises:
-    ValueError: as `find_loss_normalizing_factor`.
+    ValueError: as for `find_loss_normalizing_factor`.
   """
   weights = batch["decoder_loss_weights"].astype(jnp.float32)
   factor = find_loss_normalizing_factor(loss_normalizing_factor)
@@ -149,5 +149,5 @@ def get_loss_normalizing_factor_and_weights(
 
 
 def _nonzero(total: jax.Array) -> jax.Array:
-  """Replaces 0, such as that of a microbatch without targets, by 1."""
+  """Replaces 0, as for a microbatch without targets, by 1."""
   return jnp.where(total > 0, total, 1.0)

@@ -1,4 +1,4 @@
-"""From sums over examples to metrics, and from metrics to one score."""
+"""Metrics from sums over examples, and one score from several metrics."""
 
 from collections.abc import Mapping
 import re
@@ -35,7 +35,7 @@ def summarize(sums: Mapping[str, float], steps: int) -> dict[str, float]:
 def timing(
   sums: Mapping[str, float], steps: int, seconds: float, num_devices: int
 ) -> dict[str, float]:
-  """Computes the speed of `seconds` of training."""
+  """Computes the speed of training that took `seconds`."""
   slots = sums["target_slots"] + sums["input_slots"]
   return {
     "timing/seconds": seconds,
@@ -50,7 +50,7 @@ def monitored(metrics_by_task: MetricsByTask, pattern: str) -> float | None:
   """Reduces metrics to the score by which checkpoints are compared.
 
   The paper (section 3) takes a task's metric, or the mean of its metrics if
-  there are several; of a mixture, this is the mean over its tasks.
+  there are several. For a mixture, this is the mean over its tasks.
 
   Args:
     metrics_by_task: Metrics of each task.

@@ -16,7 +16,7 @@ from t5x.train_state import Params, merge
 
 if TYPE_CHECKING:
   from seqio import FeatureConverter, Vocabulary
-else:  # seqio brings TensorFlow, 0.7 GB that a step does without.
+else:  # seqio imports TensorFlow, 0.7 GB that a step does not need.
   FeatureConverter = Vocabulary = Any
 
 Batch = Mapping[str, jax.Array]
@@ -47,22 +47,23 @@ class EncoderDecoderModel:
   """An encoder-decoder under the module contract of T5X.
 
   Attributes:
-    module: Has `__call__`, `encode` and `decode`.
-    input_vocabulary: Of the encoder's tokens; it gives way to its `of_inputs`.
-    output_vocabulary: Of the decoder's tokens.
-    optimizer_def: Says which parameters train, and how; None of a model that is
-      only evaluated.
-    decode_fn: From `t5x.decoding`.
-    feature_converter_cls: Makes batches of what tasks hold.
+    module: A module with `__call__`, `encode` and `decode`.
+    input_vocabulary: The vocabulary of the encoder's tokens; its attribute
+      `of_inputs`, if it has one, replaces it.
+    output_vocabulary: The vocabulary of the decoder's tokens.
+    optimizer_def: The parameters that train, and their optimizer; None for a
+      model that is only evaluated.
+    decode_fn: A function from `t5x.decoding`.
+    feature_converter_cls: Makes batches from the examples of tasks.
     label_smoothing: Probability that is taken from the right token.
     z_loss: Weight of the squared log partition function.
-    loss_normalizing_factor: What the summed loss is divided by; None leaves the
-      sum.
+    loss_normalizing_factor: Divisor of the summed loss; None leaves the sum.
     default_decoder_params: Arguments of `decode_fn`.
-    teacher: From the module, another with the same parameters whose
-      distribution of target tokens training should approach; or None.
-    distillation: Weight of the divergence from it, in nats.
-    ends_inputs: Whether inputs end as a task says. If not, none has an end.
+    teacher: A function from the module to another one with the same parameters,
+      whose distribution of target tokens training should approach; or None.
+    distillation: Weight of the divergence from the teacher, in nats.
+    ends_inputs: Whether inputs get an end token if their task says so. If
+      False, no input gets one.
   """
 
   module: nn.Module
@@ -181,7 +182,7 @@ class EncoderDecoderModel:
     }
 
   def loss_divisor(self, batch: Batch) -> jax.Array:
-    """Returns what `loss_fn` divides the summed loss of a batch by."""
+    """Returns the number that `loss_fn` divides a batch's summed loss by."""
     divisor, _ = losses.get_loss_normalizing_factor_and_weights(
       self.loss_normalizing_factor, joined.take_apart(batch)
     )
@@ -228,9 +229,9 @@ class EncoderDecoderModel:
 
     Args:
       params: All parameters.
-      batch: Features `[B, ...]`; of the decoder's, only the length is used.
+      batch: Features `[B, ...]`; only the length of the decoder's is used.
       rng: PRNG key for sampling.
-      return_all_decodes: Whether to return all sequences or the best.
+      return_all_decodes: Whether to return all sequences or only the best.
       num_decodes: Beams, or samples.
 
     Returns:
@@ -272,10 +273,10 @@ class EncoderDecoderModel:
 
 
 class DecoderOnlyModel(EncoderDecoderModel):
-  """A decoder, whose targets follow its inputs; the loss is that of targets.
+  """A decoder, whose targets follow its inputs; only targets have a loss.
 
-  Inputs and targets are apart, as for an encoder-decoder, so that the output
-  head runs on targets only. Joined ones are taken apart; see `input.joined`.
+  Inputs and targets are separate, as for an encoder-decoder, so that the output
+  head runs on targets only. Joined ones are separated; see `input.joined`.
   """
 
   def __init__(
@@ -289,11 +290,11 @@ class DecoderOnlyModel(EncoderDecoderModel):
     """Keeps its arguments.
 
     Args:
-      module: Has `__call__`, `encode` and `decode`.
-      vocabulary: Of inputs and targets.
-      optimizer_def: As in `EncoderDecoderModel`, like the others.
-      decode_fn: From `t5x.decoding`.
-      **options: More of its arguments.
+      module: A module with `__call__`, `encode` and `decode`.
+      vocabulary: The vocabulary of inputs and targets.
+      optimizer_def: As for `EncoderDecoderModel`.
+      decode_fn: A function from `t5x.decoding`.
+      **options: More arguments of `EncoderDecoderModel`.
     """
     arguments = (module, vocabulary, vocabulary, optimizer_def, decode_fn)
     super().__init__(*arguments, ends_inputs=False, **options)
@@ -306,7 +307,7 @@ class DecoderOnlyModel(EncoderDecoderModel):
     return_all_decodes: bool = False,
     num_decodes: PositiveInt = 1,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Decodes a batch, with arguments that gin binds to this class alone."""
+    """Decodes a batch, with arguments that gin binds to this class only."""
     arguments = params, batch, rng, return_all_decodes, num_decodes
     return super().predict_batch_with_aux(*arguments)
 
@@ -328,13 +329,13 @@ def weigh(
 
   Args:
     model: The model.
-    grads: The gradients of the part, if there are some.
+    grads: The gradients of the part, if any.
     sums: The sums that `model.loss_fn` returned for the part.
     part: Features `[B, ...]`.
     divisor: `model.loss_divisor` of the whole batch.
 
   Returns:
-    The gradients and the sums, which add up to the batch's.
+    The weighted gradients and sums; over all parts, they add up to the batch's.
   """
   weight = model.loss_divisor(part) / divisor
   sums = {
@@ -351,7 +352,7 @@ def value_and_grad(
   dropout_rng: jax.Array,
   num_microbatches: int | None = None,
 ) -> tuple[Params, MetricSums]:
-  """Differentiates the loss with respect to the trainable parameters alone.
+  """Differentiates the loss with respect to only the trainable parameters.
 
   Args:
     model: The model.
@@ -360,7 +361,7 @@ def value_and_grad(
     batch: Features `[B, ...]`.
     dropout_rng: PRNG key.
     num_microbatches: The number of parts that the batch is computed in, which
-      must divide it; their gradients add up. None or 1 takes it whole.
+      must divide it; their gradients add up. None or 1 computes it whole.
 
   Returns:
     Gradients like `trainable`, and the sums behind the metrics.

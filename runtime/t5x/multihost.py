@@ -1,4 +1,4 @@
-"""Agreement between the processes of one run, which end together."""
+"""Agreement between the processes of a run, which all end together."""
 
 from collections.abc import Callable, Mapping
 import contextlib
@@ -20,36 +20,36 @@ from jax._src import distributed  # JAX's store of keys has no public name.
 from jax.experimental import multihost_utils
 import numpy as np
 
-# Seconds that a process may take to report its own error after another's, which
-# may be the same.
+# Seconds that a process may take to report its own error after another process
+# failed, perhaps with the same error.
 GRACE_SECONDS = 0.5
-# Seconds in which the processes connect, once all of them run.
+# Seconds for the processes to connect, once all of them run.
 _CONNECT_SECONDS = 60
-# A machine that is silent for 5 s is probed, and is lost after 15 s more.
+# A machine that is silent for 5 s is probed, and counts as lost 15 s later.
 _PROBES = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _DONE, _FAILED = b"done", "failed."
 _MOST_BYTES = 1000
 
 
 def from_first_process(value: Any) -> Any:
-  """Returns the first process's value, which is JSON, in all processes."""
+  """Returns the first process's JSON value in all processes."""
   if jax.process_count() == 1:
     return value
   text = np.frombuffer(json.dumps(value).encode(), np.uint8)
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-  # The others need an array of that size; its content does not matter.
+  # The others need an array of the same size; its content does not matter.
   text = multihost_utils.broadcast_one_to_all(np.resize(text, size))
   return json.loads(text.tobytes())
 
 
 def wait_for_all(what: str) -> None:
-  """Waits until every process is here; `what` names the place."""
+  """Waits until every process gets here; `what` names the place."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)
 
 
 def is_true_anywhere(value: bool) -> bool:
-  """Returns whether a value is true in any process; all of them must ask."""
+  """Returns whether a value is true in any process; all must call this."""
   if jax.process_count() == 1:
     return value
   return bool(multihost_utils.process_allgather(np.bool_(value)).any())
@@ -58,7 +58,7 @@ def is_true_anywhere(value: bool) -> bool:
 def is_one_of_several() -> bool:
   """Returns whether this process was started together with others.
 
-  That is so on a TPU VM, and in a step of several tasks of `srun`.
+  That is the case on a TPU VM, and in an `srun` step with several tasks.
   `jax.distributed.initialize` finds out where the others are.
   """
   # libtpu is also installed where programs are only compiled.
@@ -68,14 +68,14 @@ def is_one_of_several() -> bool:
     and bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
   )
   # A batch script without srun is not a step. A shell that salloc opened is a
-  # step of one task, although SLURM_NTASKS is the number that was granted.
+  # step with one task, although SLURM_NTASKS is the number that was granted.
   has_step = "SLURM_STEP_NODELIST" in os.environ
   tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
   return is_on_tpu or (has_step and tasks > 1)
 
 
 class Peer(NamedTuple):
-  """Another process of the run: its name, and a connection with it."""
+  """Another process of the run: its name, and a connection to it."""
 
   name: str
   connection: socket.socket
@@ -89,13 +89,13 @@ class Peer(NamedTuple):
 class Watch:
   """A watch over the other processes of a run: if one dies, all of them end.
 
-  Each process has a connection with the first one, which the system closes if
-  one of the two dies. JAX alone would wait for minutes, and then abort without
-  a word about which process it was.
+  Each process has a connection to the first one, which the system closes if
+  either of the two dies. JAX alone would wait for minutes, and then abort
+  without naming the lost process.
 
   Attributes:
-    on_loss: Called with the reason in the first of the processes that are left,
-      before it ends.
+    on_loss: Called with the reason before the process ends, only in the first
+      of the remaining processes.
   """
 
   def __init__(
@@ -105,9 +105,9 @@ class Watch:
 
     Args:
       index: The index of this process.
-      peers: The first process has all of the others, and each of those has the
-        first.
-      end: Ends this process, for a reason.
+      peers: All other processes for the first one, and only the first process
+        for every other one.
+      end: Ends this process, given the reason.
     """
     self.on_loss: list[Callable[[str], Any]] = []
     self._index, self._peers, self._end = index, peers, end
@@ -119,7 +119,7 @@ class Watch:
       listening.start()
 
   def _listen(self, number: int) -> None:
-    """Waits for the last word of another process, or for its death."""
+    """Waits for the last message of another process, or for its death."""
     word, peer = b"", self._peers[number]
     with contextlib.suppress(OSError):
       word = peer.connection.recv(_MOST_BYTES)
@@ -146,19 +146,19 @@ class Watch:
     self._end(text)
 
   def _end_after(self, seconds: float, text: str) -> None:
-    """Ends this process if something hangs on its way out."""
+    """Ends this process if it hangs while it exits."""
     timer = threading.Timer(seconds, self._end, [text])
     timer.daemon = True
     timer.start()
 
   def fail(self) -> None:
-    """Ends the others, since this process failed, and this one if it hangs.
+    """Ends the others because this process failed, and this one if it hangs.
 
-    On its way out it may wait for the others.
+    While it exits, it may wait for the others.
     """
     if not self._has_failed:
-      # Much fails if another process is lost: the watch notices that, and ends
-      # this process, meanwhile.
+      # The loss of another process makes much fail here. Meanwhile the watch
+      # notices the loss, and ends this process.
       self._has_failed = True
       time.sleep(4 * GRACE_SECONDS)
     if self._ending.acquire(blocking=False):
@@ -168,8 +168,8 @@ class Watch:
       self._end_after(10 * GRACE_SECONDS, text)
 
   def close(self) -> None:
-    """Waits until all processes are done; from there on they may end."""
-    # The first process speaks last.
+    """Waits until all processes are done; after that they may end."""
+    # The first process sends its word last.
     if self._index:
       self._peers[0].send(_DONE)
     for done in self._done.values():
@@ -190,7 +190,7 @@ def connect(
     store: JAX's store of keys.
 
   Raises:
-    OSError: if one of them does not come.
+    OSError: if one of them does not connect.
   """
   if index:
     place = store.blocking_key_value_get("watch", 1000 * _CONNECT_SECONDS)
@@ -213,7 +213,7 @@ def connect(
     while len(peers) < count - 1:
       connection, _ = server.accept()
       connection.settimeout(_PROBES["TCP_KEEPIDLE"])
-      with contextlib.suppress(OSError, ValueError):  # A stranger.
+      with contextlib.suppress(OSError, ValueError):  # From outside the run.
         hello = connection.recv(_MOST_BYTES, socket.MSG_WAITALL)
         told, number, name = json.loads(hello)
         if secrets.compare_digest(told, token):
@@ -231,7 +231,7 @@ def _kept_alive(connection: socket.socket) -> socket.socket:
   connection.settimeout(None)
   connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
   for name, value in _PROBES.items():
-    if hasattr(socket, name):  # macOS calls the first one otherwise.
+    if hasattr(socket, name):  # macOS has another name for the first.
       connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
   return connection
 
@@ -241,15 +241,15 @@ watch: Watch | None = None
 
 
 def initialize(*given: Any, timeout: int) -> None:
-  """Joins the processes of a run, which from there on end together.
+  """Joins the processes of a run, which then end together.
 
   Args:
     *given: Address of the first process, number of processes, and index of this
-      one; None for what JAX finds out.
+      one; None for values that JAX finds out itself.
     timeout: Seconds to wait for the others.
 
   Raises:
-    ConnectionError: if some of them do not come.
+    ConnectionError: if some of them do not connect.
   """
   global watch
   try:
@@ -274,20 +274,20 @@ def initialize(*given: Any, timeout: int) -> None:
 
 def _exit(reason: str) -> None:
   print(f"\nError: {reason}", file=sys.stderr, flush=True)
-  os._exit(1)  # Python's own end would wait for the others.
+  os._exit(1)  # A normal exit would wait for the others.
 
 
 def fail() -> None:
-  """Ends the other processes, if there are any, since this one failed."""
+  """Ends the other processes, if there are any, because this one failed."""
   if watch is not None:
     watch.fail()
 
 
 def leave(status: int) -> None:
-  """Ends this process if it is one of several; with 0, when all are done."""
+  """Ends this process if it is one of several; 0 waits until all are done."""
   if watch is not None and status == 0:
     watch.close()
   elif watch is not None:
-    time.sleep(2 * GRACE_SECONDS)  # The others cannot do without the first.
+    time.sleep(2 * GRACE_SECONDS)  # The others need the first process.
     sys.stdout.flush()
     os._exit(status)

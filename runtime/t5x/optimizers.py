@@ -34,7 +34,7 @@ class OptimizerState(struct.PyTreeNode):
 class OptimizerDef:
   """The parameters that train, and their optimizer.
 
-  A definition holds no arrays. Subclasses give the optax transformation; the
+  A definition holds no arrays. Subclasses provide the optax transformation; the
   arithmetic and the state are float32 whatever the parameters' dtype.
 
   Attributes:
@@ -46,7 +46,7 @@ class OptimizerDef:
   def transformation(
     self, learning_rate: jax.Array | float, step: jax.Array | int
   ) -> optax.GradientTransformation:
-    """Returns the transformation of gradients to updates.
+    """Returns the transformation from gradients to updates.
 
     Args:
       learning_rate: Scalar, perhaps traced.
@@ -78,11 +78,11 @@ class OptimizerDef:
       step: Counted from pretraining step 0.
 
     Raises:
-      ValueError: if a setting does not fit it.
+      ValueError: if a setting does not fit the step.
     """
 
   def init_state(self, params: Params) -> OptimizerState:
-    """Returns the state for step 0, of the trainable parameters alone."""
+    """Returns the state for step 0, given only the trainable parameters."""
     transformation = self.transformation(learning_rate=0.0, step=0)
     return OptimizerState(
       step=jnp.zeros((), jnp.int32),
@@ -151,7 +151,7 @@ class MultiOptimizer(OptimizerDef):
         parameter.
 
     Raises:
-      ValueError: if there is no pair.
+      ValueError: if there are no pairs.
     """
     if not traversals_and_optimizers:
       raise ValueError(
@@ -175,15 +175,15 @@ class MultiOptimizer(OptimizerDef):
     labels = traverse_util.flatten_dict(self._labels(params), sep="/")
     for i, traversal in enumerate(self._traversals):
       filter_fn = traversal._filter_fn
-      # Of several patterns, each is to match something.
+      # Each of several patterns must match something.
       unmatched = getattr(filter_fn, "unmatched", lambda paths: [])(labels)
       if str(i) not in labels.values() or unmatched:
         name = str(unmatched or getattr(filter_fn, "__qualname__", filter_fn))
-        # Where the name shows a pattern, the paths that look like it.
+        # The paths that look most like the pattern, if the name shows one.
         near = difflib.get_close_matches(name, labels, n=5, cutoff=0.0)
         raise ValueError(
           f"Traversal {i}, {name}, matches none of the {len(labels)} "
-          f"parameters. The closest of them: {near}."
+          f"parameters. The closest names: {near}."
         )
     return traverse_util.unflatten_dict(
       {path: label != _FROZEN for path, label in labels.items()}, sep="/"
@@ -218,7 +218,7 @@ def parameter_of(
   keys = tuple(
     entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)
   )
-  # optax nests the parameters' dictionaries in its own.
+  # optax nests the parameters' dictionaries inside its own.
   suffixes = (keys[start:] for start in range(len(keys)))
   return next((name for name in suffixes if name in params), None)
 
@@ -230,11 +230,11 @@ def by_layer(
 
   Args:
     inner: A transformation that depends on whole parameters, such as on their
-      root mean square, but treats each one separately.
+      root mean square, but treats each parameter separately.
 
   Returns:
-    A transformation whose state has stacked leaves for stacked parameters, and
-    is that of `inner` in all else.
+    A transformation like `inner`, whose state has stacked leaves for stacked
+    parameters.
   """
 
   def numbers_of_layers(params: Any) -> dict[tuple[str, ...], int]:
@@ -245,7 +245,7 @@ def by_layer(
     }
 
   def mapped(fn: Callable[..., Any], stacked, *arguments: Any) -> Any:
-    """Maps `fn` over the layers; stacks of a number of them at a time."""
+    """Maps `fn` over the layers; stacks of equal size are mapped together."""
     if not stacked:
       return fn(*arguments)
     number = max(stacked.values())
@@ -262,7 +262,7 @@ def by_layer(
       return mapped(fn, others, *arguments)
 
     in_axes = tuple(map(axes, arguments))
-    # Which axes a result has depends on its structure alone.
+    # The axes of a result depend only on its structure.
     shapes = jax.eval_shape(
       jax.vmap(inside, in_axes=in_axes, out_axes=0), *arguments
     )
@@ -290,19 +290,19 @@ def create_learning_rate_scheduler(
 ) -> Callable[[jax.Array | int], jax.Array]:
   """Creates a schedule from the product of its factors.
 
-  They are those of T5X's public configurations.
+  The factors are those of T5X's public configurations.
 
   * `constant`: base_learning_rate.
   * `linear_warmup`: from 0 to 1 over warmup_steps.
   * `linear_decay`: base_learning_rate times the warm-up, after which it falls
-    by decay_factor per step. It stands in for the two factors above.
+    by decay_factor per step. Use it instead of the two factors above.
   * `rsqrt_decay`: 1 / sqrt(max(step, warmup_steps)).
 
   Args:
     factors: Names joined by `*`.
     base_learning_rate: The constant.
     warmup_steps: Steps.
-    decay_factor: Per step; see `linear_decay`.
+    decay_factor: The fall per step; see `linear_decay`.
     step_offset: The step at which the schedule begins; steps are counted from
       pretraining step 0.
     min_learning_rate: The least learning rate that is returned.
@@ -311,7 +311,7 @@ def create_learning_rate_scheduler(
     A function from a step to the learning rate, a float32 scalar.
 
   Raises:
-    ValueError: if a value is wrong, a factor is unknown, or one needs a
+    ValueError: if a value is wrong, a factor is unknown, or a factor needs a
       positive warmup_steps.
   """
 

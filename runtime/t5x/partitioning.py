@@ -23,9 +23,9 @@ _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
 # and keeps the values that the backward pass is meant to compute again. This
 # order takes the least memory instead.
 _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-# On a CPU, a layer in bfloat16 is cut out of a float32 copy of all scanned
-# layers. The compiler would make that copy once, ahead of the loop, in twice
-# the weights' bytes. Without this pass, it converts one layer at a time.
+# On a CPU, each bfloat16 layer is sliced from a float32 copy of all scanned
+# layers. The compiler would make that copy once, before the loop, in twice the
+# weights' bytes. Without this pass, it converts one layer at a time.
 _SCANNED_OPTIONS = {
   "xla_disable_hlo_passes": "while-loop-invariant-code-motion"
 }
@@ -33,7 +33,7 @@ _SCANNED_OPTIONS = {
 
 @contextlib.contextmanager
 def using_devices(devices: Sequence[Any]) -> Iterator[None]:
-  """Makes partitioners in this context for devices that need not exist.
+  """Makes partitioners in this context use devices that need not exist.
 
   Args:
     devices: JAX's devices, or descriptions of them to compile for.
@@ -58,7 +58,7 @@ def standard_logical_axis_rules(
     additional_rules: Rules for more axes, such as the prompt's.
 
   Returns:
-    Pairs (logical axis, 'data', 'model' or None), the first match wins.
+    Pairs (logical axis, 'data', 'model' or None); the first match wins.
 
   Raises:
     ValueError: if a number of dimensions is not 1 or 2.
@@ -103,14 +103,14 @@ class PjitPartitioner:
     Args:
       num_partitions: Devices that share one model; 1 is data parallelism. The
         rest of the devices divide the batch.
-      model_parallel_submesh: The same as the shape of a TPU submesh, of which
-        only the number of devices counts: JAX finds the placement.
+      model_parallel_submesh: The same, as the shape of a TPU submesh. Only its
+        number of devices counts: JAX finds the placement.
       backend: Platform name, or None for JAX's default.
       logical_axis_rules: Defaults to `standard_logical_axis_rules()`.
 
     Raises:
-      ValueError: if the numbers do not fit the devices, or the platform has
-        none.
+      ValueError: if the numbers do not fit the devices, or the platform has no
+        devices.
     """
     if model_parallel_submesh is not None:
       submesh = int(np.prod(model_parallel_submesh))
@@ -130,10 +130,10 @@ class PjitPartitioner:
     if len(devices) % model:
       raise ValueError(
         f"num_partitions={model} does not divide the {len(devices)} devices. "
-        "Choose another; it is how many share one copy of the model."
+        "Choose another number of devices that share a copy of the model."
       )
-    # By the wires between TPUs; `jax.make_mesh` does not split an axis of them
-    # on every kind, which 2 of a slice of 4x4 needs.
+    # This follows the wires between TPUs. `jax.make_mesh` cannot split a
+    # physical axis on every kind, as 2 partitions of a 4x4 slice require.
     self.mesh = Mesh(
       mesh_utils.create_device_mesh(
         (len(devices) // model, model), devices, allow_split_physical_axes=True
@@ -154,7 +154,7 @@ class PjitPartitioner:
     return NamedSharding(self.mesh, spec or PartitionSpec())
 
   def shardings_of(self, logical_axes: Any) -> Any:
-    """Maps a tree of logical axis names to one of shardings.
+    """Maps a tree of logical axis names to a tree of shardings.
 
     Args:
       logical_axes: A tree of `PartitionSpec` leaves with logical names.
@@ -189,12 +189,12 @@ class PjitPartitioner:
   def local_rows(self, batch_size: int) -> list[int]:
     """Returns the examples of a global batch that this process reads.
 
-    They are those of its devices, which need not be adjacent on a TPU slice.
+    They are the rows of its devices, which need not be adjacent on a TPU slice.
     Processes that share a copy of the model read the same rows.
 
     Raises:
-      ValueError: if the data axis does not divide the batch, or processes
-        share some of their devices' parts and not all of them.
+      ValueError: if the data axis does not divide the batch, or two processes
+        share only some parts of the data axis.
     """
     data_size = self.mesh.shape["data"]
     if batch_size % data_size:
@@ -203,7 +203,7 @@ class PjitPartitioner:
         "parts of the mesh that divide it: choose another BATCH_SIZE, or raise "
         "partitioning.PjitPartitioner.num_partitions."
       )
-    # [data, model], each entry the process that owns the device.
+    # [data, model] The process that owns each device.
     owner = np.vectorize(lambda d: d.process_index)(self.mesh.devices)
     sizes = collections.Counter(frozenset(row) for row in owner.tolist())
     if sum(map(len, sizes)) > len(np.unique(owner)) or (
@@ -236,8 +236,8 @@ class PjitPartitioner:
 
     Args:
       fn: The function.
-      in_axis_resources: Shardings of its arguments; None takes them as they
-        come.
+      in_axis_resources: Shardings of its arguments; None keeps the shardings
+        that they have.
       out_axis_resources: Shardings of its results; None lets XLA choose.
       donate_argnums: As for `jax.jit`.
 

@@ -15,7 +15,7 @@ from t5x.runs.training import Outcome, train
 
 
 def show(outcome: Outcome) -> None:
-  """Prints the outcome, and what to do with it."""
+  """Prints the outcome and the next steps."""
   if outcome.was_over:
     print(
       f"{outcome.model_dir} has already ended, {outcome.status} at step "
@@ -26,8 +26,8 @@ def show(outcome: Outcome) -> None:
     for note in gin_utils.next_steps(outcome.model_dir, outcome.best):
       print(note, flush=True)
   except (ValueError, OSError) as e:
-    # The files of its command may have changed; the run is over all the same.
-    logging.warning("What to do with the result cannot be said: %s", e)
+    # The command's files may have changed since, but the run is still over.
+    logging.warning("The next steps cannot be shown: %s", e)
 
 
 if __name__ == "__main__":

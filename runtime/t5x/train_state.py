@@ -19,7 +19,7 @@ def split(params: Params, trainable: Params) -> tuple[Params, Params]:
 
   Args:
     params: Nested dictionary of parameters.
-    trainable: The same nest, with a bool at each leaf.
+    trainable: The same structure, with a bool at each leaf.
 
   Returns:
     (trainable, frozen), nested dictionaries with disjoint leaves.
@@ -66,7 +66,7 @@ class TrainState(struct.PyTreeNode):
     """Makes the state of step 0.
 
     Args:
-      optimizer_def: Says which parameters train; None for inference, where
+      optimizer_def: Decides which parameters train; None for inference, where
         none do.
       params: All parameters.
 
@@ -79,8 +79,8 @@ class TrainState(struct.PyTreeNode):
     trainable, frozen = split(params, optimizer_def.trainable(params))
     if int8.is_used(trainable):
       raise ValueError(
-        "Expected parameters that train in floats, got int8: train all weights "
-        "without gin/models/int8.gin."
+        "Expected trainable parameters to be floats, got int8: to train all "
+        "weights, leave gin/models/int8.gin out."
       )
     return cls(
       trainable, frozen, optimizer_def.init_state(trainable), optimizer_def
@@ -97,7 +97,7 @@ class TrainState(struct.PyTreeNode):
   def last_rate(
     self, learning_rate_fn: Callable[[jax.Array], jax.Array]
   ) -> dict[str, float]:
-    """Returns the learning rate of the last step, if the optimizer had it."""
+    """Returns the learning rate of the last step, if the optimizer used it."""
     assert self.optimizer_def is not None, "a state for inference"
     if self.optimizer_def.has_own_rate:
       return {}
@@ -121,8 +121,8 @@ class TrainState(struct.PyTreeNode):
       return traverse_util.unflatten_dict({k: flat[k] for k in paths})
 
     def of_leaf(path: Sequence[Any], leaf: jax.Array) -> Any:
-      # It belongs to a parameter if it has its path and its shape, as a second
-      # moment has. The step, counters and factored moments belong to none.
+      # A leaf belongs to a parameter if it has the same path and shape, like a
+      # second moment. The step, counters and factored moments belong to none.
       name = optimizers.parameter_of(path, trains)
       if name is None or trains[name].shape != leaf.shape:
         return replicated
@@ -143,8 +143,8 @@ def partition_update(
 ) -> jax.stages.Wrapped:
   """Compiles a function whose new state takes the place of the old one.
 
-  The frozen parameters are read where they lie, not donated: others may use the
-  same arrays.
+  The frozen parameters are not donated, because other code may use the same
+  arrays.
 
   Args:
     partitioner: Compiles for its mesh.
@@ -178,11 +178,11 @@ def partition_update(
 
 
 def describe(state: TrainState, axes: TrainState) -> tuple[str, dict[str, int]]:
-  """Lists the parameters, and counts those that train and those that do not.
+  """Lists the parameters, and counts the trainable and the frozen ones.
 
   Args:
     state: The state.
-    axes: Its shardings.
+    axes: The state's shardings.
   """
   lines, counts = [], {}
   for group in ("trainable", "frozen"):

@@ -28,10 +28,10 @@ class Trainer:
 
   Attributes:
     model: The model.
-    train_state: The state, at first the one to begin with.
+    train_state: The current state; at first, the initial one.
     partitioner: Places parameters and batches on the devices.
     train_state_axes: Shardings, a state with one at each leaf.
-    rng: PRNG key; dropout depends on it and the number of the step alone.
+    rng: PRNG key; dropout depends only on it and the number of the step.
     learning_rate_fn: Step -> rate.
     num_microbatches: See `models.value_and_grad`.
     weight_metrics_computer: Adds metrics of parameters and gradients.
@@ -90,7 +90,7 @@ class Trainer:
     return new_state, sums
 
   def _step(self, batch: Any, before: Any) -> models.MetricSums:
-    """Trains on this process's part of a batch, after `before` is computed."""
+    """Trains on this process's part of a batch, once `before` is computed."""
     batch = self.partitioner.shard_batch(batch)
     jax.block_until_ready(before)
     self.train_state, sums = self._train_step(self.train_state, batch)
@@ -107,8 +107,7 @@ class Trainer:
     parts = self.num_microbatches
     if parts is not None and (parts < 1 or size % parts):
       raise ValueError(
-        f"Expected NUM_MICROBATCHES that divides BATCH_SIZE={size}, got "
-        f"{parts}."
+        f"Expected NUM_MICROBATCHES to divide BATCH_SIZE={size}, got {parts}."
       )
 
   def trace_train_step(self, train_state: TrainState, batch: Any) -> Any:
@@ -129,12 +128,12 @@ class Trainer:
       on_step: Called after each step; True stops.
 
     Returns:
-      The metrics of the steps that were done.
+      The metrics of the completed steps.
     """
     start = time.monotonic()
     sums, done = {}, 0
     for _ in range(num_steps):
-      # At most one step runs ahead of the host, so that stopping is prompt.
+      # At most one step runs ahead of the host, so training stops promptly.
       new = self._step(next(batch_iter), sums)
       sums = models.add(sums, new) if sums else new
       done += 1
@@ -224,7 +223,7 @@ class BaseAction:
     raise NotImplementedError
 
   def resume(self, history: Sequence[metrics_lib.MetricsByTask]) -> None:
-    """Learns the metrics from before a restart.
+    """Takes over the metrics from before a restart.
 
     Args:
       history: The metrics that `run` was called with, in order.
@@ -237,13 +236,13 @@ class BaseAction:
   ) -> None:
     """Takes the run's evaluations and their ranking, in mode INFER_EVAL.
 
-    It is called once, after `resume`. An action that writes files compares
-    those with the checkpoints.
+    It is called once, after `resume`. An action that writes files compares them
+    with the checkpoints.
 
     Args:
-      evals: {"step", "metrics", "score"} of each; the run adds one before the
-        action runs on it.
-      checkpointer: Ranks them, and reads the trained parameters.
+      evals: {"step", "metrics", "score"} of each evaluation; the run adds one
+        before the action runs on it.
+      checkpointer: Ranks evaluations, and reads the trained parameters.
 
     Raises:
       ValueError: if a file is lost, and no checkpoint has its content.
@@ -261,7 +260,7 @@ class EarlyStoppingAction(BaseAction):
     metric: (task, metric), regular expressions; see `metrics.monitored`.
     mode: 'min' or 'max'.
     patience: Evaluations without improvement after which to stop.
-    atol: Absolute tolerance: a smaller change is no improvement.
+    atol: Absolute tolerance: a smaller change does not count.
     rtol: Relative tolerance.
   """
 

@@ -35,7 +35,7 @@ __all__ = [
   "partition_infer_step",
   "verify_matching_vocabs",
 ]
-# Of each example, its index and the results.
+# The index and the results of each example.
 Results = list[tuple[int, Any]]
 
 
@@ -65,17 +65,17 @@ class RestoreCheckpointConfig:
 
   Attributes:
     path: A checkpoint, or a folder of checkpoints; None starts from scratch.
-    mode: "specific" or "latest", for Google's T5X. Here the path says which: a
-      checkpoint, or a folder whose newest is taken.
+    mode: "specific" or "latest", for Google's T5X. Here the path decides: it is
+      a checkpoint, or a folder whose newest checkpoint is read.
     assignment_map: Pairs (regular expression, replacement): a parameter whose
       name `target/...` matches in full is read from the replaced name; None
       takes it from its initialiser instead.
-    strict: Whether a parameter that only one side has is an error. One of
-      another shape always is.
+    strict: Whether a parameter that only one side has is an error. Different
+      shapes always are.
     fallback_to_scratch: Whether parameters may come from initialisers.
-    dtype: Of restored parameters that do not train; None keeps the
-      checkpoint's. What trains has the model's, what a run has trained its
-      checkpoint's.
+    dtype: Dtype of restored parameters that do not train; None keeps the
+      checkpoint's. Trainable parameters get the model's dtype, and parameters
+      that an earlier run trained keep their checkpoint's.
     checkpoint: The checkpoint at `path`, if a program has opened it already.
   """
 
@@ -92,7 +92,7 @@ class RestoreCheckpointConfig:
     for pattern, replacement in self.assignment_map or ():
       arguments.check_pattern("assignment_map", pattern)
       try:
-        # The empty alternative matches, so the replacement is expanded.
+        # The empty alternative always matches, which expands the replacement.
         re.sub(f"{pattern}|", replacement or "", "")
       except (re.error, IndexError) as e:
         raise ValueError(
@@ -108,7 +108,7 @@ class RestoreCheckpointConfig:
     )
 
   def source(self, name: str) -> str | None:
-    """Returns the name in the checkpoint of a parameter of the model."""
+    """Returns the checkpoint's name for a parameter of the model."""
     full = f"target/{name}"
     for pattern, replacement in self.assignment_map or ():
       if match := re.fullmatch(pattern, full):
@@ -134,12 +134,12 @@ def partition_infer_step(
   """Makes the program that `get_infer_fn` runs on every batch.
 
   Args:
-    infer_step: As there.
-    train_state_axes: As there.
-    partitioner: As there.
+    infer_step: As for `get_infer_fn`.
+    train_state_axes: As for `get_infer_fn`.
+    partitioner: As for `get_infer_fn`.
 
   Returns:
-    A function of a state, a batch and the index of its first example.
+    A function of a state, a batch and the index of the batch's first example.
   """
   samples = "rng" in inspect.signature(infer_step).parameters
 
@@ -168,20 +168,21 @@ def get_infer_fn(
 ) -> Callable[..., Results]:
   """Makes a function that applies a step to every example of a data set.
 
-  Batches are of examples whose inputs are about as long, so that little is
-  padding; see `lengths.plan_split`.
+  Inputs of a batch have similar lengths, so that there is little padding; see
+  `lengths.plan_split`.
 
   Args:
-    infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`. One that
-      samples has a parameter `rng`; a batch's key depends on its first index.
+    infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`. A step
+      that samples has a parameter `rng`; its key depends on the index of the
+      batch's first example.
     batch_size: Examples of the global batch.
     train_state_axes: Shardings of the state.
-    partitioner: Where to run.
+    partitioner: Compiles and places the step.
 
   Returns:
-    A function of (index, example) pairs, every process all of them, a state
-    and, if wanted, a function that is called after each batch with its number
-    of examples. It gives (index, tree of numpy arrays) in the order of the
+    A function of (index, example) pairs, all of them in every process, a state
+    and, optionally, a function that is called after each batch with its number
+    of examples. It returns (index, tree of numpy arrays) in the order of the
     data.
   """
   step = partition_infer_step(infer_step, train_state_axes, partitioner)
@@ -189,7 +190,7 @@ def get_infer_fn(
   local = np.array(partitioner.local_rows(batch_size))
 
   def start(state: TrainState, examples: list, part: lengths.Microbatch) -> Any:
-    # The last batch is filled up with its first row.
+    # An incomplete batch is filled up with its first row.
     rows = np.full(part.shape.rows, part.rows[0])
     rows[: len(part.rows)] = part.rows
     batch = {
@@ -211,7 +212,7 @@ def get_infer_fn(
     if not examples:
       return []
     sizes = np.array([lengths.count_tokens(x) for _, x in examples])
-    # Batches whose inputs and targets are joined have no inputs to cut.
+    # Batches with joined inputs and targets have no inputs to cut.
     padded = len(examples[0][1].get(lengths.INPUTS, ()))
     results: dict[int, Any] = {}
 
@@ -222,7 +223,7 @@ def get_infer_fn(
       if after_batch is not None:
         after_batch(len(part.rows))
 
-    # The device works on a batch while the host takes in the one before.
+    # The device computes a batch while the host handles the previous one.
     under_way = []
     for part in lengths.plan_split(sizes, batch_size, padded):
       under_way.append((part, start(state, examples, part)))
