@@ -273,5 +273,5 @@ def test_run_that_does_not_fit_is_refused(tmp_path, base, overrides, message):
 
 def test_folder_of_something_else_is_refused(tmp_path, base):
   records.RunRecord(str(tmp_path), "eval").write()
-  with pytest.raises(ValueError, match=r"the record of a run of t5x\.eval"):
+  with pytest.raises(ValueError, match=r"the record of a t5x\.eval run"):
     tiny.train_prompt(tmp_path, base)

@@ -1,7 +1,7 @@
 """Checks of values against the annotations of parameters.
 
-gin and Python pass on any value: without this check, `"20"` as a length shows
-as a traceback where the length is used. Pydantic's types limit numbers:
+gin and Python pass on any value: without this check, `"20"` as a length causes
+a traceback where the length is used. Pydantic's types limit numbers:
 `PositiveInt`, or `Annotated[float, pydantic.Field(ge=0, lt=1)]`.
 """
 
@@ -24,11 +24,11 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 from t5x.configuration.reading import Macro, Reference
 
-# Annotations from these packages take more values than `isinstance` knows.
+# Annotations from these packages accept more values than `isinstance` does.
 _LENIENT = ("jax", "numpy", "typing")
 _UNIONS = (typing.Union, types.UnionType)
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
-# Attribute of a limit -> the comparison that holds, and its words.
+# Attribute of a limit -> the comparison that must hold, and its words.
 _LIMITS = {
   "gt": (operator.gt, "above"),
   "ge": (operator.ge, "of at least"),
@@ -61,11 +61,11 @@ def check(owner: Any, values: Mapping[str, Any]) -> None:
   """Checks arguments.
 
   Args:
-    owner: The function or dataclass whose annotations count.
+    owner: The function or dataclass that has the annotations.
     values: Parameter -> value.
 
   Raises:
-    ValueError: if values do not fit; the message names each.
+    ValueError: if values do not fit; the message names each of them.
   """
   hints = typing.get_type_hints(owner, include_extras=True)
   pairs = (
@@ -76,7 +76,7 @@ def check(owner: Any, values: Mapping[str, Any]) -> None:
 
 
 def check_pattern(name: str, pattern: str) -> None:
-  """Raises ValueError if an argument is no regular expression."""
+  """Raises ValueError if an argument is not a regular expression."""
   try:
     re.compile(pattern)
   except re.error as e:
@@ -86,7 +86,7 @@ def check_pattern(name: str, pattern: str) -> None:
 
 
 def _misfit(value: Any, hint: Any, name: str) -> str:
-  """Returns a sentence on a value that does not fit, or on its wrong item."""
+  """Returns a message about a value that does not fit, or about its item."""
   for choice in typing.get_args(hint) if _origin(hint) in _UNIONS else [hint]:
     kind, arguments = _origin(choice), typing.get_args(choice)
     if _is_listed(value, kind) and len(arguments) == 1:
@@ -112,14 +112,14 @@ def describe(hint: Any) -> str:
     return f"{kind.__name__}[{', '.join(map(describe, arguments))}]"
   if isinstance(hint, type) and not arguments:
     return hint.__name__
-  # Without modules.
+  # The text without module names.
   return re.sub(r"[A-Za-z_]\w*\.", "", inspect.formatannotation(hint))
 
 
 def fits(value: Any, hint: Any) -> bool:
-  """Returns whether a value may be right for an annotation.
+  """Returns whether a value may fit an annotation.
 
-  References fit, and so do values for annotations that are unknown here.
+  References fit, as do all values for annotations that are unknown here.
   """
   kind, arguments = _origin(hint), typing.get_args(hint)
   if isinstance(value, Reference | Macro):
@@ -143,7 +143,7 @@ def fits(value: Any, hint: Any) -> bool:
     return _all_fit(list(value), arguments)
   if kind.__module__.startswith(_LENIENT):
     return True
-  # A string is a sequence, but never meant as one.
+  # A string is a sequence, but no caller means it as one.
   is_text = isinstance(value, str) and issubclass(kind, Iterable)
   return isinstance(value, kind) and (kind is str or not is_text)
 
@@ -153,7 +153,7 @@ def _limits(
 ) -> Iterator[tuple[Callable[[Any, Any], bool], str, Any]]:
   """Yields the limits of a number: a comparison, its words and the limit."""
   for x in metadata:
-    # Those of pydantic's `Field` are a list.
+    # Pydantic's `Field` has a list of limits.
     for part in getattr(x, "metadata", [x]):
       for name, (holds, words) in _LIMITS.items():
         if (limit := getattr(part, name, None)) is not None:
@@ -165,10 +165,10 @@ def _origin(hint: Any) -> Any:
 
 
 def _is_listed(value: Any, kind: Any) -> bool:
-  """Returns whether a value is listed as a collection of a kind should be.
+  """Returns whether a value lists its items as a collection of `kind` would.
 
-  gin takes a list for a tuple, and a tuple for a list. The column of a table is
-  as good as a list.
+  gin takes a list for a tuple, and a tuple for a list. A table's column counts
+  as a list.
   """
   is_collection = isinstance(kind, type) and issubclass(kind, Collection)
   if not is_collection or issubclass(kind, str | Mapping):

@@ -1,6 +1,6 @@
 """Checks of a configuration, before anything is read or compiled.
 
-They yield problems: sentences with the mistake, its place and the remedy.
+They yield problems, which are sentences with a mistake, its place and a remedy.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from t5x.configuration import arguments, reading, signatures
 from t5x.configuration.reading import Macro, suggestion
 from t5x.configuration.resolution import Bindings, Setting, resolve
 
-# Files of these kinds give nothing that another kind does not.
+# Kinds that are never suggested, because other kinds give the same macros.
 _WHOLE = ("recipes", "runs")
 
 
@@ -36,8 +36,8 @@ def missing(
     given: Macros that get a value elsewhere.
 
   Yields:
-    A sentence for each kind of gin file to add; for macros that a later file
-    takes the value of; and for the flags to give.
+    A sentence for each kind of gin file to add, one for macros whose value a
+    later file removes, and one for the flags to give.
   """
   lacking = bindings.lacking - set(given)
   by_kind = reading.files_by_kind(paths)
@@ -45,7 +45,7 @@ def missing(
     lacking -= taken
     order = ", ".join(f"gin/{kind}" for kind in by_kind)
     yield (
-      f"A later file takes away the value of {', '.join(sorted(taken))}. Name "
+      f"A later file removes the value of {', '.join(sorted(taken))}. Name "
       f"files in the order {order}: the model comes before the recipe."
     )
   kinds = {os.path.basename(os.path.dirname(x)) for x in bindings.files}
@@ -86,7 +86,7 @@ def definers(macro: str, paths: Sequence[str]) -> list[str]:
 
 
 def unregistered(error: str, paths: Sequence[str]) -> str:
-  """Returns the remedy for a function in a command that its files do not use.
+  """Returns the remedy for a command's function that none of its files uses.
 
   Args:
     error: gin's message, which quotes the function.
@@ -105,7 +105,8 @@ def unregistered(error: str, paths: Sequence[str]) -> str:
       f"--gin_file={user}."
     )
   return suggestion(difflib.get_close_matches(function, users)) or (
-    " A command can bind functions that its gin files use: add such a file."
+    " A command can bind only functions that its gin files use: add such a "
+    "file."
   )
 
 
@@ -114,9 +115,9 @@ def unknown(
   macros: Collection[str],
   paths: Sequence[str] = (),
 ) -> Iterator[str]:
-  """Yields problems of macros that a command binds and that do not exist.
+  """Yields problems of macros that a command binds but that do not exist.
 
-  They are neither defined by a file nor used by another binding.
+  No file defines such a macro, and no other binding uses it.
 
   Args:
     gin_bindings: The bindings of the command.
@@ -124,10 +125,10 @@ def unknown(
     paths: Folders of gin files.
 
   Yields:
-    A sentence with the file that defines the macro, or with those that are
-    spelled alike.
+    A sentence with the file that defines the macro, or with macros of similar
+    spelling.
   """
-  # Text of several lines may define and use macros by itself.
+  # Text of several lines may define and use its own macros.
   texts = [x for x in gin_bindings if "\n" not in x.strip()]
   bindings = [x for text in texts for x in reading.from_text(text)]
   values = [leaf for x in bindings for leaf in reading.leaves(x.value)]
@@ -155,17 +156,16 @@ def without_effect(
 ) -> Iterator[tuple[str, str | None]]:
   """Yields a command's bindings that have no effect, whatever their value.
 
-  Python code may call a function that gin does not reach, but never in a
-  scope.
+  Python code may call a function that gin does not reach, but never in a scope.
 
   Args:
     bindings: The whole configuration.
     function: The program's function.
-    texts: The bindings of the command, which are a part of it.
+    texts: The bindings of the command, which are a part of `bindings`.
 
   Yields:
-    A left side, such as "train/utils.DatasetConfig.seed", and, if it is in a
-    scope that nothing uses, the problem, which names the scopes that exist.
+    A left side, such as "train/utils.DatasetConfig.seed", and the problem if it
+    is in a scope that nothing uses; it names the existing scopes.
   """
   settings = resolve(bindings, function)
   for x in (x for text in texts for x in reading.from_text(text)):
@@ -223,7 +223,7 @@ def wrong_values(settings: Sequence[Setting], main: str) -> Iterator[str]:
     yield text
 
 
-# The settings that `wrong_periods` takes, in order.
+# The settings to pass to `wrong_periods`, in order.
 PERIODS = (
   "train.eval_period",
   "t5x.SaveCheckpointConfig.period",

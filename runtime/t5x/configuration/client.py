@@ -22,33 +22,34 @@ class Client:
   `*T5Config.remat`.
 
   Attributes:
-    gin_path: The folder below which its `gin/` lies.
+    gin_path: The folder that contains the package's `gin/`.
     gin_kinds: The folders of `gin/`, in the order in which a command names
       their files.
     examples: Program, such as "train", -> arguments of an example command.
     task_names: Returns heading -> names of tasks, for --help. It imports
-      nothing that takes long.
+      nothing slow.
     find_task: Returns the seqio task or mixture, given its name, a split that
       it must have or None, and the module that registers it or None.
-    open_model: Returns the `base_checkpoints.BaseCheckpoint` at a path, if it
-      is a model of a format or place that the package knows; else None.
+    open_model: Returns the `base_checkpoints.BaseCheckpoint` at a path whose
+      format or place the package knows; else None.
     next_steps: Returns the lines to print after training, given the run's
-      folder, its best evaluation or None, the command's gin files, its
-      bindings, the other flags that an evaluation needs, and the folders of
+      folder, its best evaluation or None, the command's gin files and
+      bindings, the other flags that an evaluation needs, and the folders for
       gin files.
     resumable_settings: Patterns of settings that a resumed run may change,
       because they do not change the result of training.
     problems: Yields the problems that a command's files and their headers show,
-      given its resolved settings and its gin files. It imports neither JAX nor
-      TensorFlow, unless it has to.
-    base_model_paths: Patterns of settings that say where the base model lies;
-      a run knows the model by its fingerprint.
+      given its resolved settings and its gin files. It imports JAX and
+      TensorFlow only if it has to.
+    base_model_paths: Patterns of settings with the path of the base model; a
+      run identifies the model by its fingerprint.
     folders: Patterns of settings that name the folder a run writes to.
     evaluation_settings: Patterns of settings that have no effect before the
       first evaluation.
     unmeasured_settings: Patterns of settings that change no number, because
-      they follow from others: they identify no run.
-    stand_ins: A gin file with values for all that a command reads, for a plan.
+      they follow from others; they are not part of a run's identity.
+    stand_ins: A gin file with values for all files that a command reads, so
+      that a plan needs none of them.
     percentages: Names of metrics between 0 and 100.
   """
 

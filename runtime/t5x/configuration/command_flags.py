@@ -1,6 +1,6 @@
 """Flags and help of `train`, `eval` and `infer`.
 
-Nothing here imports JAX or what gin files name, so that help is there at once.
+Nothing here imports JAX or the modules of gin files, so help appears at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,16 +57,16 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
 
 def tell_others() -> None:
   """Tells the other processes of a run, if there are any, that it failed."""
-  # They are joined by this module, which imports JAX.
+  # Processes are joined by this module, which imports JAX.
   if multihost := sys.modules.get("t5x.multihost"):
     multihost.fail()
 
 
 def leave(status: int) -> None:
-  """Ends this process if it is one of several; with 0, when all are done.
+  """Ends this process if it is one of several; 0 waits until all are done.
 
-  With another status it also ends one that Orbax would keep for minutes: its
-  threads wait for a checkpoint of which not even the folder could be made.
+  Another status also ends a process that Orbax would keep for minutes, because
+  its threads wait for a checkpoint whose folder could not even be made.
   """
   if multihost := sys.modules.get("t5x.multihost"):
     multihost.leave(status)
@@ -80,14 +80,14 @@ def leave(status: int) -> None:
 
 
 def report_errors() -> None:
-  """Makes Ctrl-C end the program with a line; before slow imports.
+  """Makes Ctrl-C end the program with one line; call it before slow imports.
 
   Any error that the program does not handle ends the other processes, too.
   """
 
-  # When one of Orbax's or fsspec's concurrent calls fails, nobody waits for the
-  # others, and their loop may be over. The error of the first is reported,
-  # which these log too.
+  # When one of Orbax's or fsspec's concurrent calls fails, the others are not
+  # awaited, and their loop may be closed. The first error is reported; these
+  # loggers would repeat it.
   for name in ("asyncio", "fsspec", "gcsfs"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -122,7 +122,7 @@ def show_help_if_asked(program: str) -> None:
   except (ValueError, flags.Error) as e:
     sys.exit(f"Error: {e}")
   # A reader such as `head` may stop early: end quietly, as other commands do.
-  # Nothing else happens in this process.
+  # This process does nothing else.
   signal.signal(signal.SIGPIPE, signal.SIG_DFL)
   print(shown, flush=True)
   sys.exit(0)
@@ -166,7 +166,7 @@ def help_text(program: str, arguments: Sequence[str] = ()) -> str:
   for client in clients():
     for heading, names in client.task_names().items():
       lines += ["", f"{heading}:", *_filled(", ".join(names))]
-  # absl adds that some may be repeated.
+  # absl adds a note to flags that may be repeated.
   about = {f"--{x}": str(values[x].help).split(";\n")[0] for x in values}
   return "\n".join([*lines, "", "Flags:", *_columns(about)])
 

@@ -1,8 +1,8 @@
 """The identity of a run: its resolved settings and their hash.
 
-The hash names a run in its folder, in its record and in its table. It does not
-depend on the run's folders, nor on the names of files and macros: the same
-settings in other words are the same run.
+The hash names a run in its folder, its record and its table. It does not depend
+on the run's folders or on the names of files and macros: the same settings
+under other names are the same run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,13 +28,13 @@ _KEYS = {
   "hash": str,
   "changes": list[dict[str, str | int | None]],
 }
-# Most differences in a message.
+# The greatest number of differences in a message.
 _SHOWN = 8
 # Parameters for where a run writes, or which part of its data it reads.
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
-# Settings that the code decides and no file says, of each program. A change of
+# Settings of each program that the code decides and no file names. A change of
 # the code that changes the results of the same files is noted here: runs of the
-# older code are then not resumed, and their records have drifted.
+# older code are then not resumed, and their records count as drifted.
 CODE_SETTINGS = {"train": {"code.data_order": repr("seqio's")}}
 # The trainer's own settings by kind; clients register theirs.
 _OWN = client.Client(
@@ -48,8 +48,8 @@ class Difference(NamedTuple):
 
   Attributes:
     name: The setting's name.
-    old: Its value in the first, or None.
-    new: Its value in the second, or None.
+    old: Its value in the first configuration, or None.
+    new: Its value in the second configuration, or None.
     macro: The macro that gives the value, if one does.
   """
 
@@ -69,7 +69,7 @@ class RunConfiguration:
 
   Attributes:
     program: "train", "eval" or "infer".
-    settings: Name -> value, as Python writes it, without places.
+    settings: Name -> value, as Python writes it, without `_PLACES`.
     macros: Name -> the macro that gives the value, for messages.
   """
 
@@ -87,7 +87,7 @@ class RunConfiguration:
 
     Args:
       program: "train", "eval" or "infer".
-      settings: Name -> value, whose `repr` is complete.
+      settings: Name -> value; `repr` must show all of a value.
     """
     kept = {
       name: repr(value)
@@ -104,7 +104,7 @@ class RunConfiguration:
 
     Args:
       program: "train", "eval" or "infer", or another that gin does not bind.
-      bindings: Those of the files and of the command.
+      bindings: The bindings of the files and of the command.
     """
     function = FUNCTIONS.get(program, program)
     found = resolution.resolve(bindings, function, _PLACES)
@@ -149,18 +149,18 @@ def check_kind(kind: str | None, program: str, place: str) -> None:
   """Raises ValueError if a folder has the record of another program.
 
   Args:
-    kind: That in the record; None if the folder has none.
-    program: The program that is to write to it.
+    kind: The record's program, or None if the folder has no record.
+    program: The program that will write to the folder.
     place: The folder, for the message.
   """
   if kind not in (None, program):
     raise ValueError(
-      f"{place} has the record of a run of t5x.{kind}. Choose another folder."
+      f"{place} has the record of a t5x.{kind} run. Choose another folder."
     )
 
 
 def matches(name: str, *kinds: str) -> bool:
-  """Returns whether a setting is of a kind, which is a field of `Client`."""
+  """Returns whether a setting is of some kinds, which are `Client` fields."""
   patterns = (
     pattern
     for x in (_OWN, *client.clients())
@@ -171,9 +171,9 @@ def matches(name: str, *kinds: str) -> bool:
 
 
 def describe(differences: Iterable[Difference]) -> str:
-  """Returns differences in one line; those of one macro appear once.
+  """Returns differences in one line, with each macro only once.
 
-  Those of macros come first, and of many only the first are shown.
+  Macros come first. If there are many differences, only the first are shown.
   """
   lines: dict[tuple[str | None, ...], str] = {}
   for x in sorted(differences, key=lambda x: x.macro is None):
@@ -190,7 +190,7 @@ def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
 
   Returns:
     The configuration and its changes since the run began, as in a record; None
-    if the folder has none.
+    if the folder has no configuration.
 
   Raises:
     ValueError: if the file is damaged.
@@ -252,7 +252,7 @@ def check_same_run(
   allowed += [] if is_evaluated else ["evaluation_settings"]
   if refused := [x for x in differences if not matches(x.name, *allowed)]:
     raise ValueError(
-      f"{folder} has a run of other settings, there -> now: "
+      f"{folder} has a run with other settings, there -> now: "
       f"{describe(refused)}. A resumed run keeps its settings, except for its "
       "length, the periods of its evaluations and checkpoints, the parts it is "
       "computed in, and the path of its base model. Give the old settings, or "
@@ -275,7 +275,7 @@ def check_same_everywhere(
   Raises:
     ValueError: in all processes, if one of them differs.
   """
-  # This import takes a second, and --help does not need it.
+  # Not at the top: it takes a second, which --help can spare.
   from t5x import multihost
 
   own = configuration or RunConfiguration("train", {})
@@ -290,7 +290,7 @@ def check_same_everywhere(
   ]
   if multihost.is_true_anywhere(bool(differences)):
     raise ValueError(
-      "The processes have different settings, the first's -> this one's: "
+      "The processes have different settings, first process -> this one: "
       f"{describe(differences) or 'no difference here'}. Start each of them "
       "with the same command and files."
     )

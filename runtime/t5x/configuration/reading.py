@@ -1,7 +1,7 @@
-"""The statements of gin files, by gin's own parser.
+"""The statements of gin files, read with gin's own parser.
 
-Nothing that the files import is imported, and nothing is registered with gin,
-so reading takes milliseconds.
+The files' imports are not executed, and nothing is registered with gin, so
+reading takes milliseconds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Name:
   Attributes:
     module: The module it comes from, such as "t5x.utils"; "" if the file does
       not import it.
-    path: Its name in there, such as "DatasetConfig".
+    path: Its name in the module, such as "DatasetConfig".
     spelled: Its name in the gin file, such as "utils.DatasetConfig".
   """
 
@@ -38,7 +38,7 @@ class Name:
   spelled: str = dataclasses.field(compare=False)
 
   def __str__(self) -> str:
-    # Not the module: moving a function within its package changes nothing.
+    # Without the module: moving a function within its package changes nothing.
     package = self.module.partition(".")[0]
     return f"{package}.{self.path}" if package else self.path
 
@@ -77,7 +77,7 @@ class Binding:
   """A statement that gives a value to a parameter or defines a macro.
 
   Attributes:
-    scope: The scope it holds in, such as "train"; "" for any.
+    scope: The scope in which it holds, such as "train"; "" for any.
     target: The function or class; for a macro, its name.
     parameter: The parameter's name; "" for a macro.
     value: Python literals, in which `Reference` and `Macro` may occur.
@@ -92,13 +92,13 @@ class Binding:
 
   @property
   def label(self) -> str:
-    """Its left side, such as "train/utils.DatasetConfig.seed"."""
+    """The left side, such as "train/utils.DatasetConfig.seed"."""
     name = "/".join(filter(None, (self.scope, self.target.spelled)))
     return ".".join(filter(None, (name, self.parameter)))
 
   @property
   def text(self) -> str:
-    """Its right side."""
+    """The right side."""
     return repr(self.value)
 
 
@@ -106,8 +106,7 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
   """Maps the values inside nested lists, tuples and dictionaries.
 
   Returns:
-    The same nest, but the order of a dictionary's items, which means nothing,
-    is that of their texts.
+    The same structure, with the items of dictionaries sorted by their texts.
   """
   if isinstance(value, dict):
     items = (
@@ -184,7 +183,7 @@ def _parsed(text: str) -> tuple[Binding | str, ...]:
 
 
 def from_text(text: str) -> list[Binding]:
-  """Returns the bindings of gin text, such as that of a flag.
+  """Returns the bindings of gin text, such as a flag's.
 
   Raises:
     ValueError: if it is not valid gin syntax.
@@ -194,7 +193,7 @@ def from_text(text: str) -> list[Binding]:
 
 
 def _remedy(text: str) -> str:
-  """Returns how to write a binding that gin cannot read."""
+  """Returns a hint for a binding that gin cannot read."""
   name, _, value = (x.strip() for x in text.partition("="))
   is_list = re.fullmatch(r"[\w./-]+(,[\w./-]+)+", value)
   words = value.split(",") if is_list else [value.strip("'")]
@@ -218,7 +217,7 @@ def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
     paths: Folders to look in.
 
   Raises:
-    ValueError: if it is in none of them, or is not valid gin syntax.
+    ValueError: if no folder has the file, or it is not valid gin syntax.
   """
   path = find(gin_file, paths)
   with parsing.of(path, "valid gin syntax", "Strings are quoted."):
@@ -226,13 +225,13 @@ def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
 
 
 def search_paths(given: Sequence[str] = ()) -> list[str]:
-  """Returns the folders for gin files: given ones or ".", and the packages'."""
+  """Returns the folders for gin files: `given` or ".", and the packages'."""
   packages = (x.gin_path for x in clients())
   return list(dict.fromkeys([*(given or ["."]), *packages]))
 
 
 def find(gin_file: str, paths: Sequence[str]) -> str:
-  """Returns the path of a gin file; raises ValueError as `from_file` does."""
+  """Returns the path of a gin file; raises ValueError if it is missing."""
   for path in paths:
     if os.path.isfile(found := os.path.join(path, gin_file)):
       return found
@@ -250,7 +249,7 @@ def find(gin_file: str, paths: Sequence[str]) -> str:
 
 
 def suggestion(near: Iterable[str]) -> str:
-  """Returns the end of a message on a wrong name."""
+  """Returns the end of a message about a wrong name."""
   return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -258,7 +257,7 @@ def files_by_kind(paths: Sequence[str]) -> dict[str, dict[str, str]]:
   """Returns kind of gin file -> name of a file -> its first sentence.
 
   Args:
-    paths: Folders to look in; a kind is a folder of `gin/` there.
+    paths: Folders to look in; each folder in their `gin/` is a kind.
   """
   found: dict[str, dict[str, str]] = {}
   for kind in dict.fromkeys(x for c in clients() for x in c.gin_kinds):

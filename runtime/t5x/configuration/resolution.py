@@ -1,4 +1,4 @@
-"""The settings of a gin configuration, whatever words express them.
+"""The settings of a gin configuration, independent of how they are written.
 
 Two configurations that configure the same functions alike are equal here,
 whatever their files, macros and import aliases are called: values replace
@@ -19,8 +19,8 @@ class Bindings:
   """The last values that gin files and flags bind.
 
   Attributes:
-    files: All gin files, with those that they include.
-    macros: Name -> definition, with the last comment that the macro has.
+    files: All gin files, including those that they include.
+    macros: Name -> definition, with the macro's last comment.
     parameters: (scope, function) -> parameter -> binding.
     taken_away: The macros that had a value before a later file required one.
   """
@@ -38,7 +38,7 @@ class Bindings:
       gin_files: The files, in order.
       texts: Gin text without includes, such as the bindings of a command.
       paths: Folders for the files and for those that they include.
-      start: Bindings to go before them.
+      start: Bindings that come before these.
 
     Raises:
       ValueError: if a file is missing, or something is not valid gin syntax.
@@ -96,7 +96,7 @@ class Bindings:
     return (used | set(self.macros)) - self.defined
 
   def known(self, name: Name) -> Name:
-    """Completes a name of a binding without imports, if a file imports it."""
+    """Completes a name from a binding without imports, if a file imports it."""
     if name.module:
       self._known[f"{name.module}.{name.path}"] = name
       self._known[name.spelled] = name
@@ -115,10 +115,10 @@ class Bindings:
     return None
 
   def value(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
-    """Returns a binding's value without macros and with complete names."""
+    """Returns a binding's value with macros replaced and names completed."""
 
     def leaf(x: Any) -> Any:
-      # Not gin.REQUIRED, say, nor a macro that is defined by itself.
+      # Leaves gin.REQUIRED alone, as well as a macro that refers to itself.
       if isinstance(x, Macro) and x.name in self.macros and x.name not in seen:
         return self.value(self.macros[x.name].value, (*seen, x.name))
       if isinstance(x, Reference):
@@ -137,7 +137,7 @@ class Setting:
       parameters of the program's function, such as "train.eval_period".
     function: The function or class; None for a macro.
     parameter: The parameter's name.
-    value: The value, macros replaced; a `Reference` if gin makes the value.
+    value: The value, with macros replaced; a `Reference` if gin makes it.
     macro: The macro that gives the value, if one does.
   """
 
@@ -163,7 +163,7 @@ def resolve(
     function: The program's function, such as "train". Bindings that it does
       not reach are left out. If gin does not bind it, the macros are the
       settings.
-    without: Parameters to leave out, with the bindings that only they reach.
+    without: Parameters to leave out, with the bindings that only these reach.
 
   Returns:
     The settings, by name.
@@ -180,7 +180,7 @@ def resolve(
   open_ = [] if root is None else [("", root)]
   while open_:
     scope, owner = open_.pop()
-    # The part of the scope that decides the parameters.
+    # The innermost enclosing scope that binds parameters.
     while scope and (scope, owner) not in parameters:
       scope = scope.rpartition("/")[0]
     if (scope, owner) in reached:
@@ -203,7 +203,7 @@ def resolve(
   functions = {owner for _, owner, _, _ in found if owner is not None}
   functions |= {ref.name for *_, value in found for ref in _references(value)}
   counts = collections.Counter(map(str, functions))
-  # By package, and by module where that is ambiguous.
+  # Names have the package, or the module where that would be ambiguous.
   names = {
     x: str(x) if counts[str(x)] == 1 else f"{x.module}.{x.path}"
     for x in functions

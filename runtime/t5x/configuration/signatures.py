@@ -1,7 +1,7 @@
-"""The annotations of parameters, read off the source.
+"""The annotations of parameters, read from the source code.
 
-Importing what gin files name takes seconds, and finding a wrong value should
-not.
+Importing the modules that gin files name takes seconds; finding a wrong value
+should not.
 """
 
 import ast
@@ -11,9 +11,9 @@ import importlib.util
 import pathlib
 from typing import Any
 
-# Modules that are imported: their names say what fits an annotation.
+# Modules that are imported, because annotations are made of their names.
 _IMPORTED = ("typing", "collections.abc", "pydantic")
-# Of their subclasses, literals may be values.
+# Literals may be values of these classes' subclasses.
 _LITERAL_BASES = {"NamedTuple", "TypedDict", "str", "int", "float", "Protocol"}
 # A placeholder for further parameters that may exist.
 OTHERS = "**"
@@ -26,7 +26,7 @@ class _Module(dict[str, Any]):
     super().__init__()
     self.name = name
     self.nodes: dict[str, ast.stmt] = {}
-    self.origins: dict[str, str] = {}  # Of imported names.
+    self.origins: dict[str, str] = {}  # Imported name -> full name.
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
       match node:
         case ast.ClassDef() | ast.FunctionDef():
@@ -43,7 +43,7 @@ class _Module(dict[str, Any]):
     return self[name]
 
   def __missing__(self, name: str) -> Any:
-    self[name] = Any  # In case that it is defined by itself.
+    self[name] = Any  # In case it is defined by itself.
     origin = self.origins.get(name, f"{self.name}.{name}")
     place, _, last = origin.rpartition(".")
     if name not in self.nodes and name not in self.origins:
@@ -67,14 +67,14 @@ class _Module(dict[str, Any]):
     try:
       code = compile(ast.Expression(node), self.name, "eval")  # pyright: ignore[reportArgumentType]
       return eval(code, {"__builtins__": {}}, self)
-    except Exception:  # It may do anything, with names that are unknown here.
+    except Exception:  # Names that are unknown here may cause any error.
       return Any
 
 
 @functools.cache
 def _module(name: str) -> _Module | None:
   top, *rest = name.split(".")
-  spec = importlib.util.find_spec(top)  # It imports nothing.
+  spec = importlib.util.find_spec(top)  # This imports nothing.
   if spec is None or spec.origin is None:
     return None
   paths = [pathlib.Path(spec.origin)]
@@ -89,7 +89,7 @@ def _module(name: str) -> _Module | None:
 
 
 def _find(name: str) -> tuple[_Module, ast.stmt | None] | None:
-  """Finds the definition of a full name, and its module; None for a module."""
+  """Finds a full name's module and its definition, None if it is the module."""
   parts = name.split(".")
   for size in range(len(parts), 0, -1):
     if (module := _module(".".join(parts[:size]))) is None:
@@ -124,7 +124,7 @@ def parameters(name: str) -> dict[str, Any] | None:
   module, node = found
   if isinstance(node, ast.FunctionDef):
     for x in node.decorator_list:
-      # Of `t5x.runs.plan`: the function's arguments are those of a plan.
+      # From `t5x.runs.plan`: the function takes the arguments of a plan.
       if isinstance(x, ast.Call) and "with_arguments_of" in ast.unparse(x):
         return parameters(f"{module.name}.{ast.unparse(x.args[0])}")
     given = node.args

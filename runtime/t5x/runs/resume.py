@@ -80,7 +80,7 @@ class Earlier:
       record: The record of the earlier run; {} without one.
 
     Raises:
-      ValueError: if the folder has a run of other settings, with their names,
+      ValueError: if the folder has a run with other settings, with their names,
         old and new values, or is damaged.
     """
     self._plan, self._record = plan, record

@@ -153,7 +153,7 @@ def test_macro_is_named_once(source):
   [
     ("prompts.random_uniform", "add --gin_file=gin/prompts/random_uniform.gin"),
     ("prompts.random_unifrom", "Did you mean prompts.random_uniform or "),
-    ("mean.around", "can bind functions that its gin files use"),
+    ("mean.around", "can bind only functions that its gin files use"),
   ],
 )
 def test_a_function_that_no_file_of_the_command_uses_has_a_remedy(name, remedy):
