@@ -21,7 +21,7 @@ _READERS = 8
 def write(
   folder: str | os.PathLike[str], leave_out: Collection[str] = ()
 ) -> None:
-  """Writes the digests of the files in a folder and those below it.
+  """Writes the digests of all files in a folder and its subfolders.
 
   Args:
     folder: The folder.
@@ -64,12 +64,12 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
   except (OSError, ValueError) as error:
     return str(error)
   for name in expected:
-    # A device, for instance, has no end.
+    # A device file, for instance, has no end.
     if posixpath.isabs(name) or ".." in name.split("/"):
       return f"{NAME} names {name!r}, which is outside"
 
   def problem(name: str) -> str | None:
-    # A file without read permission is not damaged.
+    # A file that cannot be read for lack of permission is not damaged.
     try:
       if _sha256(folder / name) == expected[name]:
         return None

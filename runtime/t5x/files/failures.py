@@ -19,7 +19,7 @@ _ON_DISK = {
     "Its disk or network folder fails: see the system's log"
   ),
 }
-# Errors that callers tell apart.
+# Errors that callers handle separately.
 _PLAIN = (FileNotFoundError, FileExistsError, NotADirectoryError)
 _STATUS = re.compile(r"HTTP response code: (\d+)")
 _REFUSED = ("Forbidden", "PERMISSION_DENIED", "UNAUTHENTICATED")
@@ -56,7 +56,7 @@ def explain(
   number = getattr(error, "errno", None)
   for names, remedy in _ON_DISK.items():
     for known in (getattr(errno, name) for name in names):
-      # Those of TensorStore and TensorFlow have the system's in their text.
+      # Errors of TensorStore and TensorFlow quote the system's error.
       if number == known or (number is None and os.strerror(known) in text):
         return StoreError(known, place, os.strerror(known), remedy)
   match = _STATUS.search(text)
@@ -76,7 +76,7 @@ def explain(
 
 
 def from_server(path: str, problem: str) -> StoreError:
-  """Returns the failure of a bucket's server that has a problem."""
+  """Returns the failure of a bucket's server with a problem."""
   reason = f"the server of the bucket {problem}"
   return StoreError(errno.EAGAIN, path, reason, "Try again later")
 

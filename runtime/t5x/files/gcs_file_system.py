@@ -20,17 +20,17 @@ from gcsfs import core, retry
 
 from t5x.files import failures
 
-# Seconds of retries to an overloaded server, and to one that has not answered
-# yet and may be out of reach.
+# Seconds of retries with an overloaded server, and with one that has never
+# answered and may be unreachable.
 PATIENCE_SECONDS = 300.0
 DOOR_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 16.0
-# A single try; gcsfs itself gives up after six.
+# A single attempt; gcsfs itself gives up after six.
 _ask_once: Any = inspect.unwrap(core.GCSFileSystem._request)
 
 
 def _object(path: str, args: Sequence[Any], content: bytes | None) -> str:
-  """Returns the bucket and the object, if there is one, of a request."""
+  """Returns a request's bucket and, if it has one, its object."""
   if args:
     return "/".join(map(str, args))
   # An upload's object is in its path, or in its first lines.
@@ -44,9 +44,9 @@ def _object(path: str, args: Sequence[Any], content: bytes | None) -> str:
 class FileSystem(core.GCSFileSystem):
   """A file system of Cloud Storage that caches no listings."""
 
-  # gcsfs gives it no type.
+  # gcsfs does not annotate it.
   call: Any
-  # Whether the server ever answered, and whether it was given up before.
+  # Whether the server ever answered, and whether an earlier request gave up.
   _was_reached = _was_given_up = False
 
   def __init__(self, *args: Any, **kwargs: Any):
@@ -70,7 +70,7 @@ class FileSystem(core.GCSFileSystem):
       raise failure from error
 
   async def _ask(self, *args: Any, **kwargs: Any) -> Any:
-    """Asks again and again, while there is hope."""
+    """Retries until the server answers or `PATIENCE_SECONDS` are over."""
     start, wait = time.monotonic(), _FIRST_WAIT
     while (waited := time.monotonic() - start) < PATIENCE_SECONDS:
       try:
@@ -93,7 +93,7 @@ class FileSystem(core.GCSFileSystem):
       wait = min(2 * wait, _LONGEST_WAIT)
     return await _ask_once(self, *args, **kwargs)
 
-  # There are no folders, and no caller wants to create a bucket.
+  # A bucket has no folders, and no caller wants to create a bucket.
   def mkdir(self, path: str, *args: Any, **kwargs: Any) -> None:
     del path, args, kwargs
 
@@ -101,7 +101,7 @@ class FileSystem(core.GCSFileSystem):
     del path, exist_ok
 
   async def _rm_file(self, path: str, **kwargs: Any) -> None:
-    # The answer to the first try may have been lost.
+    # The answer to the first attempt may have been lost.
     with contextlib.suppress(FileNotFoundError):
       await super()._rm_file(path, **kwargs)
 
@@ -148,14 +148,14 @@ class FileSystem(core.GCSFileSystem):
         json_out=True,
       )
     except FileExistsError:
-      # The first try may have succeeded, and its answer been lost.
+      # The first attempt may have succeeded, with its answer lost.
       if (there := self.read_version(path)) and there[0] == content:
         return there[1]
       raise
     return answer["generation"]
 
   def remove_version(self, path: str, generation: str) -> None:
-    """Deletes an object if it still has this generation."""
+    """Deletes an object if it still has the given generation."""
     bucket, name, _ = self.split_path(path)
     with contextlib.suppress(FileExistsError, FileNotFoundError):
       self.call(

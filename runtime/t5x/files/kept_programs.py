@@ -1,13 +1,13 @@
 """Compiled programs that are found again without being traced.
 
 JAX finds a compiled program by its lowered text, so every process traces and
-lowers it first, which takes most of the time until it runs. Here it is found by
-everything that text follows from: the description that the caller gives, the
+lowers it first, which takes most of the time until it runs. Here a program is
+found by everything that determines this text: the caller's description, the
 code of the packages that make it, JAX's version and settings, and the machine.
-A program of which any of these is different is another program.
+If any of these differs, it is another program.
 
-JAX's own cache is off meanwhile. What JAX has read from there cannot be kept: a
-program of a CPU is then written without some of its functions.
+JAX's own cache is off meanwhile, because a program that JAX has read from it
+cannot be kept: on a CPU, some of its functions would be missing from the file.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ from t5x.files import safe_files
 
 # Bytes of the folder; the least recently used programs go first.
 _MAX_SIZE = 1 << 30
-# They make programs, as the packages do.
+# Libraries that affect the programs, as the packages do.
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -49,9 +49,9 @@ def keeping(*packages: str) -> Iterator[CompileFn]:
 
   Yields:
     A function that compiles a program for the first device, or reads it. Its
-    arguments trace and lower the program, and say all that tells it from others
-    of this code, such as its function, the shapes of its arguments and the
-    values in its closure.
+    arguments are a function that traces and lowers the program, and a text that
+    distinguishes it from other programs of this code, such as its function, the
+    shapes of its arguments and the values in its closure.
   """
   cache = jax.config.jax_compilation_cache_dir
   is_on = cache and jax.config.jax_enable_compilation_cache
@@ -80,13 +80,13 @@ def keeping(*packages: str) -> Iterator[CompileFn]:
 
 def _switch_cache(enabled: bool) -> None:
   jax.config.update(_ENABLED, enabled)
-  # JAX looks at the setting at its first compilation alone.
+  # JAX reads the setting only at its first compilation.
   compilation_cache.reset_cache()
 
 
 @functools.cache
 def _code(packages: Sequence[str]) -> str | None:
-  """Returns a digest of code; None if it may not be what this process runs."""
+  """Returns a digest of code; None if a file is newer than this process."""
   digest = hashlib.sha256()
   started = psutil.Process().create_time()
   for package in packages:
@@ -103,7 +103,7 @@ def _code(packages: Sequence[str]) -> str | None:
 
 
 def _surroundings() -> list[str]:
-  """Returns what programs depend on besides the packages' code."""
+  """Returns the facts that programs depend on besides the packages' code."""
   device = jax.local_devices()[0]
   settings = sorted(jax.config.values.items())
   facts = [
@@ -119,10 +119,10 @@ def _surroundings() -> list[str]:
 
 @functools.cache
 def _processor() -> str:
-  """Returns the name of the instructions that programs of a CPU may have."""
+  """Returns the CPU's instruction sets, which its programs may use."""
   with contextlib.suppress(OSError):
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    # Of the first core; those of ARM are called features.
+    # The line of the first core; ARM calls its flags features.
     for line in lines:
       if line.lower().startswith(("flags", "features")):
         return line
@@ -130,7 +130,7 @@ def _processor() -> str:
 
 
 def _read(file: pathlib.Path) -> jax.stages.Compiled | None:
-  """Reads a program; None if it is not there, damaged, or not for this JAX."""
+  """Reads a program; None if it is missing, damaged, or for another JAX."""
   try:
     content = file.read_bytes()
   except OSError:
@@ -151,7 +151,7 @@ def _read(file: pathlib.Path) -> jax.stages.Compiled | None:
 
 
 def _keep(file: pathlib.Path, program: jax.stages.Compiled) -> None:
-  """Writes a program, in place of the least recently used ones."""
+  """Writes a program, and removes the least recently used ones."""
   try:
     content = pickle.dumps(serialize_executable.serialize(program))
   except (ValueError, NotImplementedError) as error:

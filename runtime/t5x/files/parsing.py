@@ -1,7 +1,7 @@
 """One treatment of malformed files: an error that names file and remedy.
 
-Parsers raise errors of many classes, and few of them name the file.
-`prompt_tuning.project_files` has the like for rooms without the trainer.
+Parsers raise errors of many classes, and few of them name the file. Packages
+that do not import the trainer use `prompt_tuning.project_files` instead.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ _LENGTH, _PROBLEMS = 300, 10
 def of(
   path: str | os.PathLike[str], what: str, remedy: str = _COPY
 ) -> Iterator[None]:
-  """Turns whatever a parser raises into an error that names the file.
+  """Turns any error of a parser into one that names the file.
 
-  Errors that begin with the path, and those of a disk, are left alone.
+  Errors that begin with the path, and errors of a disk, are left alone.
 
   Args:
     path: The file, or another place, such as "rows.jsonl, line 3".
@@ -51,7 +51,7 @@ def of(
 
 
 def _why(error: Any, text: str) -> str:
-  """Returns the reason of an error, whose text is in one line."""
+  """Returns the reason of an error, given its text in one line."""
   match error:
     case RecursionError():
       return "it is nested too deeply"
@@ -88,20 +88,20 @@ def json_file(
   Args:
     path: The file, on a disk or in a bucket.
     what: A noun for the expected content.
-    keys: Key -> type, or type and default, as pydantic has them. Other keys
-      are allowed.
+    keys: Key -> type, or type and default, as for pydantic. Other keys are
+      allowed.
     remedy: As for `of`.
     content: The content of the file, if it has been read.
 
   Returns:
-    The object as it is, without defaults.
+    The object as it is in the file, without defaults.
 
   Raises:
     ValueError: if it is not JSON of that shape.
     OSError: if the file cannot be read.
   """
   from etils import epath
-  import pydantic  # Help does without both.
+  import pydantic  # Not at the top: help needs neither import.
 
   if content is None:
     content = epath.Path(path).read_bytes()

@@ -1,13 +1,13 @@
 """One run per folder: a lock that names its holder.
 
 The lock is a file or an object, because an operating system's locks do not
-reach other machines. A holder on this machine is gone if its process is. A
-holder on another machine, whose processes cannot be seen, is gone if it has not
-touched the file for a while.
+reach other machines. A holder on this machine counts as gone if its process is
+gone. A holder on another machine, whose processes cannot be seen, counts as
+gone if it has not touched the file for a while.
 
 In a bucket the holder rewrites the object. Each write succeeds only if the
 object still has the generation that the writer wrote last (or, to take a free
-lock, does not exist): of two writers, one fails.
+lock, does not exist), so one of two writers fails.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ import psutil
 from t5x import multihost
 from t5x.files import parsing, safe_files, storage
 
-# Seconds between touches, and seconds without one until the lock is free.
+# Seconds between touches, and seconds without a touch until the lock is free.
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
 
@@ -53,7 +53,7 @@ class _DiskLease(filelock.SoftFileLease):
 
 
 def _machine() -> str:
-  """Returns a name of this machine or container: pids are unique in it."""
+  """Returns a name of this machine or container, in which pids are unique."""
   try:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
       machine = file.read().strip()
@@ -70,19 +70,19 @@ def _read_lease(path: str, content: bytes) -> dict[str, Any]:
 
 
 def _pid_here(lease: Mapping[str, Any]) -> int | None:
-  """Returns the process that wrote an object, if it is of this machine."""
+  """Returns the process that wrote an object, if it is on this machine."""
   return lease["pid"] if lease["machine"] == _machine() else None
 
 
 class BucketLease:
-  """A lease on an object, as `filelock.SoftFileLease` is one on a file."""
+  """A lease on an object, like `filelock.SoftFileLease` for a file."""
 
   def __init__(self, path: str, on_loss: Callable[[str], None]):
-    """Makes a lease, which is not acquired yet.
+    """Makes a lease without acquiring it.
 
     Args:
       path: The path of the object.
-      on_loss: Called in another thread with the reason, if another took it.
+      on_loss: Called in another thread with the reason if another run took it.
     """
     self._path = path
     self._files: Any = storage.file_system(path)
@@ -90,7 +90,7 @@ class BucketLease:
     self._token = uuid.uuid4().hex
     self._generation = "0"
     self._num_writes = 0
-    # (generation, when it was seen first)
+    # (generation, the time at which it was first seen)
     self._seen = ("0", 0.0)
     self._writing = threading.Lock()
     self._released = threading.Event()
@@ -170,7 +170,7 @@ class BucketLease:
       try:
         is_held = self.confirm()
       except Exception:
-        # The bucket was out of reach. `RunLock.check` tries again.
+        # The bucket could not be reached. `RunLock.check` tries again.
         continue
       if not is_held and not self._released.is_set():
         self._on_loss("its object was replaced")
@@ -184,15 +184,15 @@ class LockLostError(OSError):
 class RunLock:
   """A lock that keeps other runs out of a folder.
 
-  Of several processes of a run, the first takes it for all.
+  If a run has several processes, the first takes the lock for all of them.
   """
 
   def __init__(self, folder: str, name: str, part: str = "run"):
-    """Makes a lock, which is not taken yet.
+    """Makes a lock without taking it.
 
     Args:
       folder: An existing folder, the same for all processes.
-      name: The macro that names it, for messages.
+      name: The macro that names the folder, for messages.
       part: A part of the folder, if several runs may divide it.
     """
     self._what = f"{name}={folder!r}"
@@ -209,12 +209,12 @@ class RunLock:
         lease_duration=LEASE_SECONDS,
         heartbeat_interval=HEARTBEAT_SECONDS,
         on_compromise=lambda loss: self._note_loss(loss.reason),
-        # Another thread than took it may release it.
+        # The thread that releases it may not be the one that took it.
         thread_local=False,
       )
 
   def __enter__(self) -> "RunLock":
-    """Takes the lock, after waiting while its holder may be gone.
+    """Takes the lock; waits if its holder may be gone.
 
     Raises:
       ValueError: if another run holds it. Its cause is an OSError, because a
@@ -228,7 +228,7 @@ class RunLock:
 
   def __exit__(self, *error) -> None:
     if self._is_first and self._loss is None:
-      # What cannot be deleted does not hide the error that ended the run.
+      # A failed deletion must not hide the error that ended the run.
       with contextlib.suppress(OSError):
         epath.Path(self._holder_path).unlink()
       with contextlib.suppress(OSError):
@@ -247,7 +247,7 @@ class RunLock:
       self._note_loss("it was replaced")
     if self._loss == "refresh-failed":
       raise LockLostError(
-        f"{self._path} could not be written for {LEASE_SECONDS:.0f} s, so that "
+        f"{self._path} could not be written for {LEASE_SECONDS:.0f} s, so "
         f"another run may take {self._what}. This one stops here; the same "
         "command resumes it."
       )
@@ -258,7 +258,7 @@ class RunLock:
       )
 
   def _take(self) -> str | None:
-    """Takes the lock, or returns the reason that it cannot."""
+    """Takes the lock, or returns the reason that it cannot be taken."""
     deadline = time.monotonic() + LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
     seen: set[tuple[str, str]] = set()
     waits = False
@@ -282,8 +282,8 @@ class RunLock:
       if not waits:
         waits = True
         logging.warning(
-          "%s is locked by %s. Waiting to see whether it is alive, at most "
-          "%.0f s.",
+          "%s is locked by %s. Waiting at most %.0f s to see whether it is "
+          "alive.",
           self._what,
           _name_holder(self._path),
           LEASE_SECONDS,
@@ -303,13 +303,13 @@ class RunLock:
 
 
 def find_holder(folder: str) -> str | None:
-  """Returns the name of another living process that runs in a folder, if any.
+  """Returns the name of another live process that has locked a folder.
 
   Args:
     folder: The folder.
 
   Returns:
-    The process and its machine, or None.
+    The process and its machine, or None if there is none.
   """
   path = os.path.join(folder, "run.lock")
   try:
@@ -325,7 +325,7 @@ def find_holder(folder: str) -> str | None:
       lease = _lease(path)
       if (owner := lease.owner) is None:
         return None
-      # In two containers, both may be process 1.
+      # Processes in two containers may both have the number 1.
       is_ours = lease.is_lock_held_by_us
       is_here = owner.hostname.partition("?")[0] == socket.gethostname()
       pid = owner.pid if is_here else None

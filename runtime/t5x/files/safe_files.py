@@ -1,7 +1,7 @@
 """Files that are replaced whole, and the treatment of damaged ones.
 
-Content goes into a new file of an unpredictable name beside the old one, is
-forced to disk, and is renamed: a reader sees the old or the new content, even
+Content is written to a new file with an unpredictable name beside the old one,
+forced to disk, and renamed: a reader sees the old or the new content, even
 after a crash, and nobody can plant a link at that name. In a bucket, objects
 are written whole anyway.
 """
@@ -21,7 +21,7 @@ from etils import epath
 
 from t5x.files import failures, storage
 
-# More than a record takes.
+# More bytes than a record takes.
 _RESERVE_BYTES = 1 << 16
 # `.NAME.RANDOM.tmp`
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The file to write the new content to.
 
   Raises:
-    failures.StoreError: if it cannot be written; nothing new is left.
+    failures.StoreError: if it cannot be written; no new file is left.
   """
   if "://" in os.fspath(path):
     # An object in a bucket appears whole or not at all.
@@ -79,7 +79,7 @@ class PartialFile:
   content. Any damaged part is written again.
 
   Attributes:
-    num_lines: Whole lines so far.
+    num_lines: Number of whole lines so far.
   """
 
   def __init__(self, path: str):
@@ -107,7 +107,7 @@ class PartialFile:
         )
 
   def _name(self, content: bytes) -> str:
-    """Returns the name of the chunk that comes next."""
+    """Returns the name of the next chunk."""
     return f"{self.num_lines:012d}-{hashlib.sha256(content).hexdigest()}"
 
   def write(self, lines: Sequence[str]) -> None:
@@ -128,10 +128,10 @@ class PartialFile:
 
 
 class Reserve:
-  """Some space on a disk that is freed for a last file, if the disk is full."""
+  """Reserved disk space, freed for a last file if the disk is full."""
 
   def __init__(self, beside: str):
-    """Takes the space in the folder of a file."""
+    """Reserves space in the folder of a file."""
     path = pathlib.Path(beside)
     name = f".{path.name}.{secrets.token_hex(6)}.tmp"
     self._path = None if storage.is_bucket(beside) else path.with_name(name)
@@ -140,7 +140,7 @@ class Reserve:
         self._path.write_bytes(bytes(_RESERVE_BYTES))
 
   def free(self) -> None:
-    """Gives it back, if this account still may; else the next run does."""
+    """Frees the space; if this fails, the next run in the folder frees it."""
     if self._path is not None:
       with contextlib.suppress(OSError):
         self._path.unlink(missing_ok=True)
@@ -151,7 +151,7 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
 
   Args:
     path: The file or folder.
-    why: The damage, in words.
+    why: A description of the damage.
     instead: A sentence that says how the caller continues without it.
 
   Returns:

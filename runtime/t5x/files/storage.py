@@ -1,9 +1,9 @@
 """Storage of runs, on a disk or in a bucket (`gs://`).
 
-On a disk a folder is renamed at once, and a file grows. A bucket has only
-objects, which appear whole or not at all but cannot grow; a folder is just the
-common prefix of the names of some objects. So a checkpoint in a bucket is whole
-if it has Orbax's `MARK`, which is written last and deleted first, and renaming
+On a disk, a folder can be renamed at once, and a file can grow. A bucket has
+only objects, which appear whole or not at all but cannot grow; a folder is just
+a common prefix of the names of objects. So a checkpoint in a bucket is whole if
+it has Orbax's `MARK`, which is written last and deleted first, and renaming
 means copying.
 """
 
@@ -22,11 +22,11 @@ from t5x.files import failures
 
 # Orbax's mark of a whole checkpoint in a bucket.
 MARK = "commit_success.txt"
-# The marks of others: ours copied from a disk, and T5X's format 3.
+# The marks of other checkpoints: ours copied from a disk, and T5X's format 3.
 _OTHER_MARKS = ("digests.json", "checkpoint")
 Path = str | os.PathLike[str]
 
-# Without the extra `gcs`, epath can still read, through TensorFlow.
+# Without the extra `gcs`, epath can still read buckets, through TensorFlow.
 HAS_GCS = importlib.util.find_spec("gcsfs") is not None
 if HAS_GCS:
   for _protocol in ("gs", "gcs"):
@@ -50,22 +50,22 @@ def file_system(path: Path) -> fsspec.AbstractFileSystem:
   """Returns the file system of a bucket, which can do more than `epath`.
 
   Raises:
-    ValueError: if it is not Cloud Storage, or the extra `gcs` is missing.
+    ValueError: if it is not in Cloud Storage, or the extra `gcs` is missing.
   """
   protocol = os.fspath(path).partition("://")[0]
   if protocol != "gs":
     raise ValueError(
-      f"{path}: runs live on a disk or at gs://, not at {protocol}://."
+      f"{path}: runs can be on a disk or at gs://, not at {protocol}://."
     )
   if not HAS_GCS:
     raise ValueError(
-      f"{path}: to write to a bucket, pip install 'prompt-tuning[gcs]'."
+      f"{path}: writing to a bucket needs pip install 'prompt-tuning[gcs]'."
     )
   return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
 def is_whole(checkpoint: Path) -> bool:
-  """Returns whether a folder `checkpoint_<step>` was written to its end."""
+  """Returns whether a folder `checkpoint_<step>` was written completely."""
   folder = epath.Path(checkpoint)
   if not is_bucket(checkpoint):
     return folder.is_dir()
@@ -82,13 +82,13 @@ def remove(checkpoint: Path) -> None:
 
 
 def files(folder: Path) -> list[str]:
-  """Returns the names of all files in a folder and those below it, in order.
+  """Returns the names of all files in a folder and its subfolders, in order.
 
-  They are relative to the folder, with slashes.
+  Names are relative to the folder, with slashes.
   """
   if is_bucket(folder):
     system, root = fsspec.url_to_fs(os.fspath(folder))
-  else:  # Of a local path, fsspec would take "::" for a chain of systems.
+  else:  # In a local path, fsspec would take "::" for a chain of systems.
     system, root = fsspec.filesystem("file"), os.path.abspath(folder)
   start = f"{root}/"
   return sorted(
@@ -99,8 +99,8 @@ def files(folder: Path) -> list[str]:
 def rename(path: Path, new: Path) -> None:
   """Renames a file or a checkpoint; the new name must be free.
 
-  In a bucket it is copied, its marks last, and then removed. If that is
-  interrupted, the new one does not count yet, or both exist.
+  In a bucket it is copied, with its marks last, and then removed. After an
+  interruption, the copy does not count yet, or both exist.
   """
   old, new = epath.Path(path), epath.Path(new)
   if not is_bucket(old):
@@ -121,7 +121,7 @@ def rename(path: Path, new: Path) -> None:
 def append(path: Path, text: str) -> None:
   """Appends text to a file, which need not exist."""
   if not is_bucket(path):
-    # At once: a signal between two writes would leave half a line.
+    # One write: a signal between two writes would leave half a line.
     with failures.explained(path), open(path, "ab", buffering=0) as file:
       file.write(text.encode())
     return
@@ -132,7 +132,7 @@ def append(path: Path, text: str) -> None:
 class UploadFolder:
   """A folder on this machine for writers that cannot write to a bucket.
 
-  For a folder on a disk it is that folder itself.
+  For a folder on a disk, it is the folder itself.
 
   Attributes:
     path: The folder to write to.
@@ -164,7 +164,7 @@ class UploadFolder:
         file.unlink()
 
   def close(self) -> None:
-    """Removes the folder, if it is a temporary one."""
+    """Removes the folder if it is temporary."""
     if self._is_apart:
       shutil.rmtree(self.path, ignore_errors=True)
 
@@ -178,13 +178,13 @@ def check_access(path: Path, name: str, verb: str) -> None:
     verb: "read", or "write to".
 
   Raises:
-    ValueError: if there is no such bucket, or no permission.
+    ValueError: if the bucket does not exist, or permission is missing.
   """
   system = file_system(path)
   bucket = "/".join(os.fspath(path).split("/")[:3])
   try:
     if verb == "read":
-      # `is_dir` is false of a forbidden folder.
+      # `is_dir` is false for a forbidden folder.
       with contextlib.suppress(FileNotFoundError):
         system.ls(os.fspath(path))
     else:
@@ -193,7 +193,7 @@ def check_access(path: Path, name: str, verb: str) -> None:
       system.rm_file(probe)
   except FileNotFoundError as error:
     raise ValueError(
-      f"{name}: there is no bucket {bucket}. Make it, or choose another."
+      f"{name}: there is no bucket {bucket}. Create it, or choose another."
     ) from error
   except failures.StoreError as error:
     if error.errno != errno.EACCES:

@@ -1,8 +1,8 @@
 """Base checkpoints: models on disk, in every format that a run may start from.
 
-T5X's format 3                   `formats.t5x_v3`
-T5X's Orbax, ours, a run of ours `formats.orbax`
-others                           clients: see `configuration.client`
+T5X's format 3                         `formats.t5x_v3`
+T5X's Orbax folders, ours, and runs'   `formats.orbax`
+others                                 clients: see `configuration.client`
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from t5x.formats import (
 from t5x.formats.checkpoint_folder import find_checkpoint, of_client
 from t5x.formats.stored_arrays import StoredArray
 
-# The number of values along each axis that a fingerprint covers.
+# A fingerprint covers this many values along each axis.
 _FINGERPRINT_BLOCK = 16
 
 
@@ -48,7 +48,7 @@ def fingerprint(params: Mapping[str, Any]) -> str:
   flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
 
   def corners(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the corners of arrays; of a stack, that of every layer."""
+    """Returns the corners of arrays; for a stack, the corner of every layer."""
     found = {}
     for name, array in arrays.items():
       stacks = int(stacking.is_stacked(name))
@@ -100,7 +100,7 @@ def save_base_checkpoint(
     directory: The folder to put `checkpoint_<step>` into.
     step: Pretraining steps.
     params: Nested dictionary of arrays.
-    metadata: More to keep, as JSON, beside the item.
+    metadata: More JSON facts to keep beside the item.
 
   Returns:
     The path of the checkpoint. It appears when it is complete.
@@ -119,7 +119,7 @@ def save_base_checkpoint(
       force=True,
     )
   if not storage.is_bucket(directory):
-    # They serve object stores only, and contain a path of this machine.
+    # Marks serve only object stores, and contain a path of this machine.
     for mark in (path, path / orbax.ITEM):
       (mark / storage.MARK).unlink(missing_ok=True)
     if jax.process_index() == 0:
@@ -132,14 +132,14 @@ class BaseCheckpoint:
   """A model on disk, read parameter by parameter.
 
   Attributes:
-    path: As the user gave it.
-    found: The checkpoint's own absolute path: the newest one in `path`, if that
-      has several.
+    path: The path as the user gave it.
+    found: The absolute path of the checkpoint, the newest one if `path` has
+      several.
     step: Steps, counted from pretraining step 0.
     arrays: Path of the parameter -> array.
-    metadata: The metadata given to `save_base_checkpoint`, and the fingerprint;
-      of a run's checkpoint, the `base_fingerprint` of its frozen parameters, or
-      None, and the names that `trained`.
+    metadata: The metadata given to `save_base_checkpoint`, and the fingerprint.
+      For a run's checkpoint, the `base_fingerprint` of its frozen parameters,
+      or None, and the names of its `trained` parameters.
   """
 
   path: str
@@ -150,7 +150,7 @@ class BaseCheckpoint:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Identity of the weights, the same in every format."""
+    """The identity of the weights, the same in every format."""
     if "fingerprint" in self.metadata:
       return self.metadata["fingerprint"]
     shapes = {name: array.shape for name, array in self.arrays.items()}
@@ -168,7 +168,7 @@ class BaseCheckpoint:
       targets: Path of the parameter -> dtype and sharding to give it.
 
     Returns:
-      Path of the parameter -> array. Each host reads its shards only.
+      Path of the parameter -> array. Each host reads only its shards.
 
     Raises:
       ValueError: if a part is missing.
@@ -182,12 +182,12 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   """Opens a model in any format, without reading its parameters.
 
   Args:
-    path: As for `find_checkpoint`. The checkpoint of a run means its base model
-      with the run's changes.
+    path: As for `find_checkpoint`. A run's checkpoint means its base model with
+      the run's changes.
 
   Raises:
     ValueError: if there is no checkpoint, its format is unknown, it differs
-      from its digests, or the base model of a run is missing or another one.
+      from its digests, or the base model of a run is missing or has changed.
   """
   if (other := of_client(path)) is not None:
     return other
@@ -198,7 +198,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   if orbax.is_run(found):
     info = orbax.read_run_info(found)
     trained, arrays, base = orbax.trained_arrays(found), {}, None
-    # If nothing is frozen, the run holds all of the model.
+    # If nothing is frozen, the run's checkpoint has the whole model.
     is_needed = info["base_fingerprint"] is not None
     if info["base"]:
       try:
@@ -209,8 +209,8 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
     if is_needed and base is not None:
       if base.fingerprint != info["base"]["fingerprint"]:
         raise ValueError(
-          f"{found} needs its base model, {info['base']['fingerprint']}; at "
-          f"{base.path} there is {base.fingerprint} now."
+          f"{found} needs its base model, {info['base']['fingerprint']}, but "
+          f"{base.path} now has {base.fingerprint}."
         )
       arrays = base.arrays
     of_base = {} if base is None else base.metadata
@@ -236,12 +236,12 @@ def _refuse_damage(folder: str, written: bytes) -> None:
 
   Args:
     folder: `checkpoint_<step>`.
-    written: Its file of digests, which tells checkpoints in the same place
-      apart.
+    written: The content of its file of digests, which distinguishes checkpoints
+      with the same path.
   """
   del written
   if damage := digests.damage(folder):
     raise ValueError(
-      f"{folder} is damaged: {damage}. Get another copy. If it is a run's, the "
-      "run itself resumes from the one before."
+      f"{folder} is damaged: {damage}. Get another copy. If a run wrote it, "
+      "the run itself resumes from the previous checkpoint."
     )

@@ -1,8 +1,8 @@
 """A folder of checkpoints, each of which is whole.
 
-A checkpoint appears, is replaced and disappears by a renaming, or in a bucket
-by a change of its mark: whenever a run is killed, `checkpoint_<step>` is whole
-or does not count. One process of a run renames checkpoints.
+A checkpoint appears, is replaced and disappears by renaming, or in a bucket by
+a change of its mark: whenever a run is killed, `checkpoint_<step>` is whole or
+does not count. Only one process of a run renames checkpoints.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ _NEW, _DELETED = ".new", ".deleted"
 _LEFTOVER = re.compile(
   rf"checkpoint_\d+(\{_NEW}|\{_DELETED}|(\{_NEW})?\.orbax-checkpoint-tmp.*)"
 )
-# Names that an error lists.
+# The number of names that an error lists.
 _SHOWN = 5
 
 
@@ -32,7 +32,7 @@ class CheckpointFolder:
   """A folder of checkpoints.
 
   Attributes:
-    path: Its absolute path. It need not exist yet.
+    path: The folder's absolute path. It need not exist yet.
   """
 
   path: epath.Path
@@ -56,7 +56,7 @@ class CheckpointFolder:
     )
 
   def is_empty(self) -> bool:
-    """Returns whether no run has saved anything to its end here."""
+    """Returns whether the folder has no completed checkpoint."""
     return not any(
       ".orbax-checkpoint-tmp" not in path.name and storage.is_whole(path)
       for path in self.path.glob("checkpoint_*")
@@ -66,7 +66,7 @@ class CheckpointFolder:
     """Finishes or undoes interrupted changes."""
     for path in sorted(self.path.glob(f"checkpoint_*{_NEW}")):
       final = path.with_suffix("")
-      # The old one had been moved out of the way already.
+      # The old checkpoint had already been moved away.
       if (
         _LEFTOVER.fullmatch(path.name)
         and storage.is_whole(path)
@@ -108,8 +108,8 @@ class CheckpointFolder:
       The step.
 
     Raises:
-      ValueError: if all are damaged. They then keep their names: without them,
-        a run would silently start from the beginning.
+      ValueError: if all are damaged. They keep their names, because otherwise a
+        run would silently start from the beginning.
     """
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
@@ -126,12 +126,12 @@ class CheckpointFolder:
     )
     raise ValueError(
       f"Every checkpoint in {self.path} is damaged: {listed}. Restore one from "
-      "a backup, or begin anew in another folder."
+      "a backup, or start again in another folder."
     )
 
 
 def of_client(path: str) -> Any | None:
-  """Opens a model of a format that a client knows, if it is one."""
+  """Opens a model if a client knows its format; else returns None."""
   openers = (x.open_model for x in clients() if x.open_model)
   return next((x for open_ in openers if (x := open_(path)) is not None), None)
 
@@ -140,7 +140,7 @@ def find_checkpoint(path: str) -> str:
   """Finds a checkpoint folder.
 
   Args:
-    path: A folder `checkpoint_<step>`, one that holds such folders, or a model
+    path: A folder `checkpoint_<step>`, a folder of such folders, or a model
       that a client opens.
 
   Returns:
@@ -157,8 +157,8 @@ def find_checkpoint(path: str) -> str:
     if storage.is_bucket(path) and storage.HAS_GCS:
       storage.check_access(path, path, "read")
     text = (
-      f"No checkpoint at {path}: expected a folder checkpoint_<step> or one "
-      "that holds such folders."
+      f"No checkpoint at {path}: expected a folder checkpoint_<step> or a "
+      "folder of such folders."
     )
     if (parent := folder.parent).is_dir():
       there = [p.name for p in parent.iterdir()]
@@ -179,7 +179,7 @@ def find_checkpoint(path: str) -> str:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-  """Lists the names that are most like one, and counts the others."""
+  """Lists the names most similar to a name, and counts the others."""
   near = difflib.get_close_matches(name, sorted(names), _SHOWN, cutoff=0)
   others = len(names) - len(near)
   more = [f"{others} more"] if others else []

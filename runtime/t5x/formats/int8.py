@@ -1,14 +1,14 @@
 """Frozen matrices in int8, with a scale for every channel.
 
-The matrix `X` is held as `X`, in int8, and `X_scale`, a vector: of a kernel,
-[in, out], a scale for every column; of an embedding, which may be the output
-head as well, for every row. A model that has `X_scale` holds `X` in this way,
-whatever its checkpoint does.
+The matrix `X` is held as `X`, in int8, and `X_scale`, a vector. A kernel,
+[in, out], has a scale for every column; an embedding, which may be the output
+head as well, has one for every row. A model that has `X_scale` holds `X` in
+this way, whatever its checkpoint does.
 
 The kernel of an output head has a scale for every row. In the T5 1.1 small of
 `prompt-tuning import`, one channel of the last norm is 45 times the median, and
-the row of the kernel for it is small: rounded by columns, it made up nearly all
-of the change of the logits.
+its row of the kernel is small. With scales for columns, rounding this row
+caused nearly all of the change of the logits.
 """
 
 from collections.abc import Collection
@@ -29,7 +29,7 @@ _SCALE = "_scale"
 
 
 def names(base: BaseCheckpoint, are_int8: bool) -> list[str]:
-  """Returns a model's names with all of its matrices in int8, or with none."""
+  """Returns a model's names with all matrices in int8, or with none."""
   floats = [x for x in base.arrays if not x.endswith(_SCALE)]
   return [*floats, *filter(None, map(_scale_of, floats if are_int8 else ()))]
 
@@ -42,15 +42,15 @@ def is_used(params: Any) -> bool:
 def held_by(
   base: BaseCheckpoint, parameters: Collection[str]
 ) -> BaseCheckpoint:
-  """Returns a checkpoint with its matrices as a model holds them.
+  """Returns a checkpoint with its matrices in the form that a model holds.
 
   Args:
     base: The checkpoint, in floats or in int8.
     parameters: The names of the model's parameters in the checkpoint.
 
   Returns:
-    Matrices in int8 for those that have a scale in the model, in float32 for
-    others. The fingerprint stays: prompts work with both.
+    The checkpoint with matrices in int8 if the model has their scales, else in
+    float32. The fingerprint stays the same: prompts work with both.
   """
   arrays = {}
   for name, array in base.arrays.items():
@@ -75,8 +75,8 @@ def quantized(matrix: np.ndarray, channels: int) -> tuple[np.ndarray, Any]:
     channels: The axis of the channels that have scales.
 
   Returns:
-    The integers, from -127 to 127, and the scale of every channel, float32.
-    bfloat16 holds the scales as well.
+    The integers, from -127 to 127, and the scale of every channel, float32 but
+    exact in bfloat16 as well.
 
   Raises:
     ValueError: if a value is not finite.
@@ -85,7 +85,7 @@ def quantized(matrix: np.ndarray, channels: int) -> tuple[np.ndarray, Any]:
   largest = np.abs(matrix).max(axis=1 - channels, keepdims=True, initial=0)
   if not np.isfinite(largest).all():
     raise ValueError("expected finite weights to round to int8, got others.")
-  # A little more, so that no value is beyond the largest integer.
+  # Rounded up a little, so that no value exceeds the largest integer.
   scale = (largest / 127 * (1 + 2**-8)).astype(ml_dtypes.bfloat16)
   scale = np.where(scale == 0, 1, scale).astype(np.float32)
   return np.rint(matrix / scale).astype(np.int8), scale.reshape(-1)

@@ -1,8 +1,8 @@
-"""Models in Orbax's folders: T5X's, ours, and those of runs.
+"""Models in Orbax folders: T5X's, ours, and those of runs.
 
 `checkpoint_<step>/state/` has the tree `{target, state: {step, ...}}`, as T5X's
 checkpoint manager writes it. T5X's earlier checkpoints have the tree in
-`checkpoint_<step>/` itself; they are read too.
+`checkpoint_<step>/` itself; they can be read too.
 
 A run's `state/` has the parameters that it trained, under flat names, and their
 optimizer state; `run/` names the base model. `t5x.checkpoints` writes them.
@@ -24,23 +24,23 @@ from t5x.files import digests, parsing
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
-# T5X's name of the item that a model is in, and that of a run's facts.
+# T5X's name for the item with the model, and our name for a run's facts.
 ITEM, RUN = "state", "run"
 # The prefix of the names of trained parameters.
 _TRAINABLE = "trainable/"
 _METADATA_FILE = "_CHECKPOINT_METADATA"
-# Bytes of OCDBT's index to keep in memory while a folder is read.
+# Bytes of the OCDBT index to keep in memory while a folder is read.
 _CACHE_BYTES = 2**26
 
 
 class _Evaluation(pydantic.BaseModel):
-  """An evaluation of a run, or a time that its actions ran."""
+  """An evaluation of a run, or one execution of its actions."""
 
   step: int
   metrics: dict[str, dict[str, float]] = {}
 
 
-# The facts of a run that are read, some of which older ones lack.
+# The facts of a run that are read; older runs lack some.
 _FACTS = {
   "evals": list[_Evaluation],
   "acted": (dict[str, list[_Evaluation]], {}),
@@ -56,8 +56,8 @@ _FACTS = {
 def open_arrays(folder: str) -> dict[tuple[str, ...], StoredArray]:
   """Opens an Orbax folder without reading an array.
 
-  The arrays are read by TensorStore: Orbax's own reader would have all
-  processes wait for each other at each call.
+  TensorStore reads the arrays, because Orbax's own reader makes all processes
+  wait for each other at each call.
 
   Args:
     folder: The folder of the tree, local or gs://.
@@ -76,7 +76,7 @@ def open_arrays(folder: str) -> dict[tuple[str, ...], StoredArray]:
     spec = {
       "driver": "zarr3" if settings.get("use_zarr3") else "zarr",
       "recheck_cached_data": False,
-      # Old releases left out chunks of zeros.
+      # Old releases omitted chunks of zeros.
       "fill_missing_data_reads": not settings.get(
         "store_array_data_equal_to_fill_value"
       ),
@@ -125,7 +125,7 @@ def open_checkpoint(
   )
   with parsing.of(folder, what):
     if not epath.Path(f"{inside}/_METADATA").exists():
-      raise KeyError("_METADATA")  # Another program's folder, or older.
+      raise KeyError("_METADATA")  # Another program wrote it, or an old one.
     arrays = open_arrays(inside)
     step = int(stored_arrays.read(arrays[ITEM, "step"]))
   file = epath.Path(folder) / _METADATA_FILE
@@ -142,7 +142,7 @@ def open_checkpoint(
 
 
 def is_run(folder: str) -> bool:
-  """Returns whether a folder `checkpoint_<step>` is a run's."""
+  """Returns whether a run wrote a folder `checkpoint_<step>`."""
   return (epath.Path(folder) / RUN).is_dir()
 
 
@@ -170,7 +170,7 @@ class WithDigests(ocp.CompositeCheckpointHandler):
 
   def finalize(self, directory) -> None:
     super().finalize(directory)
-    # Orbax writes the time into its own file later. It is never read here.
+    # Orbax later writes the time into its own file, which is not read here.
     digests.write(directory, leave_out={_METADATA_FILE})
 
 
@@ -180,5 +180,5 @@ class RunItems(ocp.args.Composite):
 
 
 def is_news(record: logging.LogRecord) -> bool:
-  """Returns whether to log a record: not if Orbax raises its error as well."""
+  """Returns whether to log a record; False if Orbax raises the error too."""
   return record.levelno < logging.ERROR or "orbax" not in record.pathname

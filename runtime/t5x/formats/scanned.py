@@ -1,7 +1,7 @@
 """Models whose layers T5X scanned, read layer by layer.
 
-T5X's scalable T5 stacks the layers' parameters along axis 1 under `layers`, may
-keep heads on a separate axis, and has a relative bias in every layer.
+T5X's scalable T5 stacks the layers' parameters along axis 1 under `layers`. It
+may keep heads on a separate axis, and has a relative bias in every layer.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ def take_apart(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
     arrays: Path of the parameter -> array.
 
   Returns:
-    The same, with `layers_<i>` for `layers`. A model that was not scanned stays
-    as it is.
+    The same arrays, with `layers_<i>` for `layers`. A model that was not
+    scanned stays as it is.
 
   Raises:
     ValueError: if layers have different biases, which a T5 never has.
@@ -58,14 +58,14 @@ def _layer(name: str, array: StoredArray, layer: int) -> StoredArray:
   shape = (*array.shape[:_AXIS], *array.shape[_AXIS + 1 :])
   axis = None
   if len(shape) > 2:
-    # One axis is stored as two, heads and their width.
+    # One axis is stored as two: heads, and their width.
     axis = 0 if name.endswith("/out/kernel") else 1
     shape = (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
   def read_layers(
     read: stored_arrays.Reader, *bounds: tuple[int, int]
   ) -> np.ndarray:
-    """Reads [L, ...]: every layer, from start to stop on each of its axes."""
+    """Reads [L, ...]: every layer, from start to stop on each other axis."""
     index = [slice(*pair) for pair in bounds]
     start = stop = first = width = 0
     if axis is not None:

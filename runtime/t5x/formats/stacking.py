@@ -1,7 +1,7 @@
-"""Scanned layers: `layers`, [L, ...], in memory; apart, `layers_<i>`, on disk.
+"""Scanned layers: stacked as `layers` in memory, `layers_<i>` on disk.
 
-Names are paths, "encoder/layers/mlp/wo/kernel" for one. A parameter without
-`layers` in its path is the same on both sides.
+Names are paths, such as "encoder/layers/mlp/wo/kernel". A stack is [L, ...]. A
+parameter without `layers` in its path is the same on both sides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ SCANNED = "layers"
 
 
 def is_stacked(name: str) -> bool:
-  """Returns whether a name is that of a stacked parameter."""
+  """Returns whether a name belongs to a stacked parameter."""
   return SCANNED in name.split("/")
 
 
 def names_apart(name: str, num_layers: int) -> list[str]:
-  """Returns the name of each layer's part of something stacked."""
+  """Returns the name of each layer's part of a stack."""
   return [
     "/".join(
       f"{SCANNED}_{i}" if part == SCANNED else part for part in name.split("/")
@@ -34,7 +34,7 @@ def names_apart(name: str, num_layers: int) -> list[str]:
 def shapes_apart(
   shapes: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns names and shapes, with shardings if they have some, on disk."""
+  """Returns names and shapes on disk, with shardings if there are any."""
   apart = {}
   for name, stacked in shapes.items():
     if not is_stacked(name):
@@ -49,7 +49,7 @@ def shapes_apart(
 
 
 def take_apart(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a checkpoint holds of some arrays.
+  """Returns arrays as a checkpoint holds them.
 
   Args:
     arrays: Name in memory -> numpy or JAX array.
@@ -71,11 +71,11 @@ def take_apart(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def put_together(
   apart: dict[str, jax.Array], targets: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-  """Undoes `take_apart`; beside the parts, one stack at a time is in memory.
+  """Undoes `take_apart`; makes one stack at a time to save memory.
 
   Args:
-    apart: Name on disk -> array, on devices. It is emptied, so that a stack's
-      parts can leave the memory.
+    apart: Name on disk -> array, on devices. It is emptied, so that the parts
+      of finished stacks can be freed.
     targets: Name in memory -> shape and sharding.
 
   Returns:
@@ -86,7 +86,7 @@ def put_together(
     if is_stacked(name):
       parts = [apart.pop(x) for x in names_apart(name, target.shape[0])]
       stack = jax.jit(jnp.stack, out_shardings=target.sharding)
-      # Otherwise the room of all stacks would be taken at once.
+      # Otherwise the memory of all stacks would be taken at once.
       together[name] = jax.block_until_ready(stack(parts))
       del parts
       stored_arrays.return_freed_memory()

@@ -1,4 +1,4 @@
-"""Arrays on disk, in any format, that are read part by part."""
+"""Arrays on disk, in any format, which can be read in parts."""
 
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -19,8 +19,8 @@ Reader = Callable[[Index], np.ndarray]
 _T = TypeVar("_T")
 # Arrays to read at the same time.
 _READERS = 8
-# Bytes of an array's chunks to keep in memory while its shards are read: each
-# would be decompressed for every shard. T5X's chunks are of 64 MiB.
+# Bytes of an array's chunks to keep in memory while its shards are read. Else
+# each chunk would be decompressed for every shard. T5X's chunks have 64 MiB.
 _CHUNK_BYTES = 2**27
 
 
@@ -32,8 +32,8 @@ class StoredArray:
     shape: Its shape.
     dtype: Its dtype, on disk.
     open: Returns a reader of parts, which keeps files open while it exists.
-    stack: Arrays of one stack are best read together: `open` then takes a
-      dictionary, in which one leaves what the next can use. None stands alone.
+    stack: The stack that the array belongs to, or None. Arrays of one stack are
+      best read together: `open` then takes a dictionary that they share.
   """
 
   shape: tuple[int, ...]
@@ -63,7 +63,7 @@ def read(stored: StoredArray) -> np.ndarray:
 
 
 def return_freed_memory() -> None:
-  """Returns memory to the system that was freed, and that glibc would keep."""
+  """Returns freed memory to the system, which glibc would keep."""
   if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
     trim(0)
 
@@ -100,7 +100,7 @@ def read_sharded(
     targets: Name -> dtype and sharding.
 
   Returns:
-    Name -> array. Each host reads its shards only, each once.
+    Name -> array. Each host reads only its shards, each of them once.
   """
 
   def read_array(name: str, read: Reader) -> jax.Array:
@@ -118,7 +118,7 @@ def read_sharded(
       return shards[bounds]
 
     assert target.sharding is not None, "the caller says where to put it"
-    # A network may be traced meanwhile, as where gin makes an initialiser.
+    # A network may be being traced, as when gin makes an initialiser.
     with jax.ensure_compile_time_eval():
       return jax.make_array_from_callback(shape, target.sharding, shard)
 
@@ -142,24 +142,24 @@ def open_zarr(
     **spec: More of TensorStore's spec.
 
   Raises:
-    ValueError: if it cannot be opened or has another shape or, from the reader,
-      cannot be read.
+    ValueError: if it cannot be opened or has another shape. The reader raises
+      it if the array cannot be read.
   """
 
   def result(future: ts.Future, verb: str) -> Any:
     what = f"an array that can be {verb}"
-    remedy = "Copy the checkpoint again, whole."
+    remedy = "Copy the whole checkpoint again."
     with parsing.of(name, what, remedy), failures.explained(name):
       return future.result()
 
   if context is None:
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CHUNK_BYTES}})
-  # Zarr would take a chunk that is missing for zeros.
+  # Zarr would read a missing chunk as zeros.
   spec = {"driver": "zarr", "fill_missing_data_reads": False} | spec
   opening = ts.open({**spec, "kvstore": kvstore}, context=context, read=True)
   store = result(opening, "opened")
   chunks = store.chunk_layout.read_chunk.shape or ()  # None for a scalar.
-  # For chunks far beyond the shape, TensorStore would end the process.
+  # Chunks far larger than the shape would make TensorStore end the process.
   if store.shape != shape or any(
     chunk > max(size, 1) for chunk, size in zip(chunks, shape, strict=True)
   ):

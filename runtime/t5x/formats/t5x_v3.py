@@ -22,7 +22,7 @@ from t5x.formats.stored_arrays import StoredArray
 
 VERSION = 3
 _FILE = "checkpoint"
-# As in T5X: hosts read only their shards, and there are not too many files.
+# As in T5X, so that hosts read only their shards and files stay few.
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -53,15 +53,15 @@ def open_checkpoint(
       "one of T5X's. Public models are at gs://t5-data/pretrained_models/t5x."
     )
   what = (
-    "a msgpack file of T5X's: expected a tree with version, optimizer/target "
-    "and optimizer/state/step"
+    "a T5X msgpack file: expected a tree with version, optimizer/target and "
+    "optimizer/state/step"
   )
   with parsing.of(folder, what):
     tree = serialization.msgpack_restore(content)
     if (version := tree["version"]) != VERSION:
       raise ValueError(
-        f"{folder} is of T5X's format {version}, expected {VERSION}: restore "
-        "it with T5X and save it again."
+        f"{folder} has T5X's format {version}, expected {VERSION}: restore it "
+        "with T5X and save it again."
       )
     target = traverse_util.flatten_dict(
       tree["optimizer"]["target"],
@@ -82,9 +82,9 @@ def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
     if not isinstance(leaf, np.ndarray | np.generic):
       raise TypeError(f"{type(leaf).__name__} for {name}")
     return stored_arrays.in_memory(np.asarray(leaf))
-  # TensorStore before 0.1.14 had the path outside.
+  # TensorStore before 0.1.14 had the path outside `kvstore`.
   path = leaf["kvstore"].get("path", "") + leaf.get("path", "")
-  # Some specs have the path of that time.
+  # Some specs have the path at which the checkpoint was written.
   relative = posixpath.basename(path.rstrip("/"))
   if leaf["driver"] != "zarr" or relative in ("", ".."):
     raise ValueError(
@@ -121,7 +121,7 @@ def write_checkpoint(
     directory: The folder to put `checkpoint_<step>` into.
     step: Pretraining steps.
     arrays: Path of the parameter -> array.
-    metadata: More to keep, which T5X does not read.
+    metadata: More facts to keep, which T5X does not read.
 
   Returns:
     The path of the checkpoint. It appears when it is complete.
@@ -131,7 +131,7 @@ def write_checkpoint(
   """
   final = epath.Path(directory) / f"checkpoint_{step}"
   if final.exists():
-    raise ValueError(f"{final} exists already: delete it, or choose another.")
+    raise ValueError(f"{final} already exists: delete it, or choose another.")
   folder = final.with_name(final.name + ".tmp")
   if folder.exists():
     folder.rmtree()
@@ -150,7 +150,7 @@ def write_checkpoint(
     "version": VERSION,
     "optimizer": {
       "target": traverse_util.unflatten_dict(target),
-      # No param_states: T5X takes an empty one for a parameter's.
+      # No param_states: T5X would take an empty one for a parameter's.
       "state": {"step": np.asarray(step, np.int32)},
     },
   }
