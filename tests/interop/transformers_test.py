@@ -188,7 +188,7 @@ def test_generated_tokens_are_equal(models, num_beams):
 
 
 def test_transformers_load_what_we_write(models, tmp_path):
-  """Bit for bit, with a head of its own; a T5 by way has T5X's format."""
+  """Bit for bit, with a head of its own; a T5 by way of T5X's format."""
   theirs, base, _ = models
   out = tmp_path / "again"
   if theirs.config.model_type == "t5gemma2":

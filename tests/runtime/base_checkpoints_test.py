@@ -290,5 +290,5 @@ def test_checkpoint_appears_when_it_is_whole(tmp_path, flat):
     checkpoints.find_checkpoint(str(tmp_path))
   # What was begun is not in the way.
   _write_v3(tmp_path, flat, step=5)
-  with pytest.raises(ValueError, match="checkpoint_5 exists already"):
+  with pytest.raises(ValueError, match="checkpoint_5 already exists"):
     _write_v3(tmp_path, flat, step=5)

@@ -202,7 +202,7 @@ def test_converted_to_int8_and_back(kind, tmp_path, base):
 
 def test_mistakes_are_named():
   model = tiny.make_model(adafactor.Adafactor(), base_weights="int8")
-  with pytest.raises(ValueError, match=r"train in floats.*int8\.gin"):
+  with pytest.raises(ValueError, match=r"parameters to be floats.*int8\.gin"):
     tiny.make_initializer(model)
   with pytest.raises(ValueError, match="'int8_products' or None, got 'x'"):
     tiny.config(base_weights="x")

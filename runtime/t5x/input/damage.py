@@ -1,4 +1,4 @@
-"""Errors of damaged files of examples, which TensorFlow does not name."""
+"""Errors of damaged files of examples; TensorFlow's do not name the file."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -12,13 +12,13 @@ from t5x.input.datasets import DatasetConfig
 
 @contextlib.contextmanager
 def named(cfgs: Sequence[DatasetConfig]) -> Iterator[None]:
-  """Turns TensorFlow's error of examples into one that names a damaged file.
+  """Turns TensorFlow's error into one that names a damaged file of examples.
 
   Args:
-    cfgs: The examples that may be read meanwhile.
+    cfgs: The examples that may be read inside the context.
 
   Raises:
-    ValueError: if TensorFlow cannot read or prepare them.
+    ValueError: if TensorFlow cannot read or prepare the examples.
   """
   try:
     yield
@@ -47,7 +47,7 @@ def _files(cfg: DatasetConfig) -> Iterator[str]:
 
 
 def _is_damaged(file: str) -> bool:
-  """Returns whether it is a file of records that TensorFlow cannot read."""
+  """Returns whether TensorFlow cannot read a file of records."""
   try:
     for _ in tf.data.TFRecordDataset(file) if tf.io.gfile.exists(file) else ():
       pass

@@ -35,9 +35,9 @@ def find_task(
   split: str | None = None,
   module: str | None = None,
 ) -> seqio.Task | seqio.Mixture:
-  """Returns the task or mixture of a name.
+  """Returns the task or mixture with a name.
 
-  A client that brings tasks may find them itself, to say more of a wrong name.
+  A client with tasks may look them up itself, for better messages.
 
   Args:
     name: A name registered with seqio, or the task or mixture itself.
@@ -45,7 +45,8 @@ def find_task(
     module: A module that registers it, imported first.
 
   Raises:
-    ValueError: if the name, or to a client the module or split, is unknown.
+    ValueError: if the name is unknown, or a client does not know the module or
+      the split.
   """
   for client in clients():
     if client.find_task is not None:
@@ -60,20 +61,20 @@ class DatasetConfig:
   """The examples of a run, and their form.
 
   Attributes:
-    mixture_or_task_name: Registered with seqio; or a task or mixture.
+    mixture_or_task_name: A name registered with seqio, or a task or mixture.
     task_feature_lengths: Feature -> length in tokens; None takes the longest of
       the split (evaluation only).
-    split: Such as "train".
+    split: The split, such as "train".
     batch_size: Examples of the global batch.
-    shuffle: Whether to shuffle, by `seed`.
-    seed: Of the order; None draws one.
+    shuffle: Whether to shuffle, with `seed`.
+    seed: Seed of the order; None draws one.
     use_cached: Whether to read seqio's cache.
     pack: Whether to put several examples into a row.
-    module: Imported first, to register the task.
+    module: A module that registers the task, imported first.
     use_memory_cache: Whether evaluation keeps its examples in memory.
     trim_output_features: Whether features are cut to their length.
-    max_unknown: Most of the pieces of training inputs that may be unknown to
-      the vocabulary, as a share.
+    max_unknown: The greatest share of the pieces of training inputs that the
+      vocabulary may not know.
   """
 
   mixture_or_task_name: str | seqio.Task | seqio.Mixture
@@ -99,15 +100,15 @@ class DatasetConfig:
     return provider if isinstance(provider, str) else provider.name
 
   def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
-    """Returns the task or mixture of that name; see `find_task`."""
+    """Returns the task or mixture with the name; see `find_task`."""
     return find_task(self.mixture_or_task_name, self.split, self.module)
 
   def num_input_examples(self) -> int | None:
-    """Returns how many examples the split has, if seqio knows."""
+    """Returns the number of examples of the split, if seqio knows it."""
     counts = [
       task.num_input_examples(self.split)
       for task in seqio.get_subtasks(self.task_or_mixture())
-      # A mixture takes what its tasks have.
+      # A mixture uses the tasks that have the split.
       if not task.splits or self.split in task.splits
     ]
     known = [count for count in counts if count is not None]
@@ -122,8 +123,8 @@ def for_model(cfg: DatasetConfig, model: Any) -> DatasetConfig:
     model: The model, whose vocabularies replace placeholders.
 
   Raises:
-    ValueError: if the module, the name or the split is unknown, or the task has
-      another vocabulary than the model.
+    ValueError: if the module, the name or the split is unknown, or the task's
+      vocabulary is not the model's.
   """
   provider = _bound(cfg.task_or_mixture(), model)
   cfg = dataclasses.replace(cfg, mixture_or_task_name=provider)
@@ -134,7 +135,7 @@ def for_model(cfg: DatasetConfig, model: Any) -> DatasetConfig:
 def _bound(
   provider: seqio.Task | seqio.Mixture, model: Any
 ) -> seqio.Task | seqio.Mixture:
-  # Once each: seqio takes two copies of a task for two tasks.
+  # One copy of each: seqio takes two copies of a task for two tasks.
   @functools.cache
   def bound(provider: Any) -> Any:
     if not isinstance(provider, seqio.Mixture):
@@ -170,15 +171,15 @@ def _bound_task(task: seqio.Task, model: Any) -> seqio.Task:
 
 @contextlib.contextmanager
 def registered(provider: seqio.Task | seqio.Mixture) -> Iterator[str]:
-  """Gives a task or mixture a name for a while.
+  """Registers a task or mixture under a temporary name.
 
-  `seqio.Evaluator` takes a name and no task.
+  `seqio.Evaluator` takes a name, not a task.
 
   Args:
     provider: The task or mixture; its own name stays.
 
   Yields:
-    A name that is registered for nothing else.
+    A new, unique name.
   """
   registry = (
     seqio.MixtureRegistry
@@ -215,8 +216,8 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
     ours = features[name].vocabulary
     if not ours == vocabulary:
       raise ValueError(
-        f"The {name} of {cfg.name} are of vocabulary {ours}, "
-        f"the model's of {vocabulary}: tokens would mean other words. Use the "
+        f"The {name} of {cfg.name} have the vocabulary {ours}, "
+        f"the model has {vocabulary}: tokens would mean other words. Use the "
         "model's gin file that binds the task's VOCABULARY."
       )
   rows = getattr(getattr(model.module, "config", None), "vocab_size", None)
@@ -239,7 +240,7 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
     dataset = pipelines.build(
       task.get_dataset, None, cfg.split, use_cached=True, shuffle=False
     )
-    # The first cached tokens are compared with those of the text beside them.
+    # Compares the first cached tokens with the tokens of the text beside them.
     for example in dataset.take(1).as_numpy_iterator():
       for name, feature in task.output_features.items():
         if (text := example.get(f"{name}_pretokenized")) is None:
@@ -248,8 +249,8 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
         if example[name].tolist()[: len(tokens)] != tokens:
           raise ValueError(
             f"The cache {task.cache_dir} has tokens of another vocabulary than "
-            f"the model's, {feature.vocabulary}. Write one for this model into "
-            "another folder: prompt-tuning cache --vocabulary=..."
+            f"the model's, {feature.vocabulary}. Write a cache for this model "
+            "to another folder: prompt-tuning cache --vocabulary=..."
           )
 
 
@@ -280,13 +281,13 @@ def get_dataset(
   can resume with another number of processes. Each process reads all the data.
 
   Args:
-    cfg: Which examples; the lengths must be given.
-    rows: This process's part of each batch; None is all of it.
-    feature_converter_cls: From task features to model features.
+    cfg: The examples; their lengths must be given.
+    rows: This process's part of each batch; None means all rows.
+    feature_converter_cls: Converts task features to model features.
 
   Returns:
-    These rows of each batch, without end. A batch has the examples, and in the
-    order, that `seqio.get_dataset` gives to one process.
+    These rows of each batch, repeated without end. A batch has the examples
+    that `seqio.get_dataset` gives to a single process, in the same order.
 
   Raises:
     ValueError: if the split of a task is empty.
@@ -294,7 +295,7 @@ def get_dataset(
   if cfg.task_feature_lengths is None:
     raise ValueError("Training needs TASK_FEATURE_LENGTHS.")
   seed = cfg.seed
-  if seed is None:  # One for all processes, as they part the same batches.
+  if seed is None:  # One for all processes, which share the same batches.
     seed = multihost.from_first_process(secrets.randbits(31))
   provider = cfg.task_or_mixture()
   arguments = {
@@ -303,18 +304,18 @@ def get_dataset(
     "dataset_split": cfg.split,
     "feature_converter": feature_converter_cls(
       pack=cfg.pack,
-      # Features that are cut to their length need no check of it.
+      # Features that are cut to their length need no length check.
       apply_length_check=not cfg.trim_output_features,
     ),
     "use_cached": cfg.use_cached,
     "seed": seed,
     "trim_output_features": cfg.trim_output_features,
   }
-  # Separate pipelines: each iteration of a shuffled one has another order, and
-  # training must have that of the first.
+  # Separate pipelines: each iteration over a shuffled one has another order,
+  # and training needs the first.
   for task in seqio.get_subtasks(provider):
     if cfg.split not in task.splits:
-      continue  # A mixture takes what its tasks have.
+      continue  # A mixture uses the tasks that have the split.
     rows_of_task = pipelines.build(
       task.get_dataset,
       cfg.task_feature_lengths,
@@ -340,8 +341,8 @@ def get_dataset(
     batches = batches.map(
       lambda batch: {k: tf.gather(x, rows) for k, x in batch.items()}
     )
-  # The end of a run waits for what tunes the pipeline, which sleeps for up to a
-  # minute at a time.
+  # The end of a run would wait for the pipeline's autotuner, which sleeps for
+  # up to a minute at a time.
   options = tf.data.Options()
   options.autotune.enabled = False
   return batches.prefetch(tf.data.AUTOTUNE).with_options(options)

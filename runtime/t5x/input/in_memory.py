@@ -1,8 +1,8 @@
-"""Small data sets that are prepared once: each epoch is an order of their rows.
+"""Small data sets that are prepared once; each epoch reorders their rows.
 
-tf.data prepares each example in each epoch anew, for the same result, on the
-cores that train a small model. Where there is no chance in it, the prepared
-rows are kept, and repeated and shuffled as seqio does.
+tf.data prepares each example again in each epoch, with the same result, on the
+cores that train a small model. If the preparation is deterministic, the
+prepared rows are kept, and repeated and shuffled as seqio does.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-# Of a task. More would keep a run from starting for seconds, and are read again
-# by few of its steps.
+# The greatest mean size of the tasks. Preparing more would delay a run by
+# seconds, and few of its steps would read an example again.
 MAX_EXAMPLES = 5_000
-# Before its place for a cache, seqio has no chance in anything. These come
-# behind it, and have none either.
+# Preprocessors before seqio's place for a cache are deterministic. These come
+# after it, and are deterministic too.
 _WITHOUT_CHANCE = (
   seqio.preprocessors.append_eos,
   seqio.preprocessors.append_eos_after_trim,
@@ -25,10 +25,10 @@ _WITHOUT_CHANCE = (
 def is_possible(provider: seqio.Task | seqio.Mixture, split: str) -> bool:
   """Returns whether a split is small and its preprocessing deterministic.
 
-  What seqio may write to a cache on disk has none in it. Of a mixture, all
-  tasks must be so.
+  Examples that seqio may write to a cache on disk are deterministic. All tasks
+  of a mixture must be.
   """
-  # A subclass may do as it likes.
+  # A subclass may behave differently.
   if type(provider) not in (seqio.Task, seqio.Mixture):
     return False
   tasks = [x for x in seqio.get_subtasks(provider) if split in x.splits]
@@ -47,7 +47,7 @@ def _has_no_chance(task: seqio.Task) -> bool:
   steps = task._preprocessor_constructor_args
   names = [type(x).__name__ for x in steps]
   behind = steps[names.index(seqio.CacheDatasetPlaceholder.__name__) + 1 :]
-  # `partial` makes one of partials, so there is one to look into.
+  # `partial` flattens nested partials, so one `func` is enough.
   return all(getattr(x, "func", x) in _WITHOUT_CHANCE for x in behind)
 
 
@@ -59,15 +59,16 @@ def shuffled(
   seed: int,
   **arguments: Any,
 ) -> tf.data.Dataset:
-  """Makes the data set of `seqio.get_dataset`, shuffled and repeated for ever.
+  """Makes the data set of `seqio.get_dataset`, shuffled and repeated forever.
+
+  The arguments are those of `seqio.get_dataset`.
 
   Args:
-    mixture_or_task_name: As the others, an argument of `seqio.get_dataset`; one
-      for which `is_possible` is true.
+    mixture_or_task_name: A task or mixture for which `is_possible` is true.
     task_feature_lengths: Task feature -> tokens.
     dataset_split: The split.
-    feature_converter: To the model's features, without packing.
-    seed: Of the order.
+    feature_converter: Makes the model's features, without packing.
+    seed: Seed of the order.
     **arguments: `use_cached` and `trim_output_features`.
   """
   provider = mixture_or_task_name
@@ -79,7 +80,7 @@ def shuffled(
       task_feature_lengths,
       split=dataset_split,
       shuffle=True,
-      shuffle_buffer_size=1,  # In the order in which they come to be shuffled.
+      shuffle_buffer_size=1,  # Keeps the order from before the shuffling.
       seed=seed,
       num_epochs=1,
       **arguments,

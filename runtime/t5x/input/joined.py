@@ -1,4 +1,4 @@
-"""Batches whose inputs and targets are joined, as T5X has them for decoders."""
+"""Batches whose inputs and targets are joined, T5X's format for decoders."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,12 @@ Batch = Mapping[str, jax.Array]
 
 
 def take_apart(batch: Batch) -> Batch:
-  """Parts the inputs and targets of a decoder's batch.
+  """Separates the inputs and targets of a decoder's batch.
 
   Args:
-    batch: Of `seqio.DecoderFeatureConverter`, whose `decoder_causal_attention`
-      is 1 for the start token and the inputs; or another, which stays.
+    batch: A batch of `seqio.DecoderFeatureConverter`, whose
+      `decoder_causal_attention` is 1 for the start token and the inputs. Other
+      batches are returned unchanged.
 
   Returns:
     The features of `seqio.EncDecFeatureConverter`, each as long as before.
@@ -31,7 +32,7 @@ def take_apart(batch: Batch) -> Batch:
   tokens = batch["decoder_target_tokens"]
   widths = jnp.sum(batch["decoder_causal_attention"], axis=1, keepdims=True) - 1
   places = jnp.arange(tokens.shape[1])[None]
-  # [B, S] The columns of targets, and zeros after them.
+  # [B, S] The columns of the targets, followed by zeros.
   columns = jnp.minimum(places + widths, tokens.shape[1] - 1)
   is_inside = places + widths < tokens.shape[1]
 

@@ -12,7 +12,7 @@ import numpy as np
 Features = Mapping[str, np.ndarray]
 
 INPUTS = "encoder_input_tokens"
-# Features of this prefix are as long as the inputs.
+# Features with this prefix are as long as the inputs.
 _OF_INPUTS = "encoder_"
 # Lengths are multiples of this, as processors work on blocks of values.
 _MULTIPLE = 8
@@ -20,9 +20,10 @@ _MULTIPLE = 8
 _RANGE = 1 / 8
 # A microbatch of the longest examples has this fraction of the rows.
 _PART = 1 / 4
-# Or so many rows that it has this many tokens, to keep a processor busy.
+# It has more rows if it needs them for this many tokens, which keep a processor
+# busy.
 _TOKENS = 512
-# Extra cost of a microbatch, in tokens: the weights are read again.
+# Extra cost of a microbatch, in tokens, for reading the weights again.
 _OVERHEAD = 128
 # Batches of a split for each additional shape.
 _BATCHES_PER_SHAPE = 16
@@ -35,8 +36,8 @@ class Shape:
   """The shape of a microbatch's inputs.
 
   Attributes:
-    rows: Examples.
-    length: Tokens of each.
+    rows: Number of examples.
+    length: Number of tokens of each.
   """
 
   rows: int
@@ -48,8 +49,9 @@ class Microbatch:
   """Some examples of a batch, and the shape that they get.
 
   Attributes:
-    rows: Their numbers in the batch; they may be fewer than those of the shape.
-    shape: Of the inputs.
+    rows: The examples' numbers in the batch; there may be fewer than the
+      shape's rows.
+    shape: The shape of the inputs.
   """
 
   rows: np.ndarray
@@ -57,7 +59,7 @@ class Microbatch:
 
 
 def count_tokens(features: Features) -> np.ndarray:
-  """Counts the tokens of `encoder_input_tokens`, [..., T], 0 without them."""
+  """Counts the tokens of `encoder_input_tokens`, [..., T]; 0 if absent."""
   inputs = np.asarray(features.get(INPUTS, ()))
   numbers = np.arange(1, inputs.shape[-1] + 1)
   return ((inputs != 0) * numbers).max(axis=-1, initial=0)
@@ -72,15 +74,15 @@ def cut(features: Features, length: int) -> dict[str, np.ndarray]:
 
 
 def take(features: Features, microbatch: Microbatch) -> dict[str, np.ndarray]:
-  """Takes the features of a microbatch from those of its batch.
+  """Takes the features of a microbatch from its batch.
 
   Args:
-    features: [n, ...] each; those of the inputs are [n, T, ...].
+    features: [n, ...] each; features of the inputs are [n, T, ...].
     microbatch: The rows to take, and their shape.
 
   Returns:
-    [shape.rows, ...] each, [shape.rows, shape.length, ...] those of the inputs.
-    Rows without an example are zeros: padding, which has no loss.
+    [shape.rows, ...] each; features of the inputs are [shape.rows,
+    shape.length, ...]. Rows without an example are zeros, which have no loss.
   """
   shape = microbatch.shape
   missing = shape.rows - len(microbatch.rows)
@@ -97,8 +99,8 @@ def shapes(
 ) -> tuple[Shape, ...]:
   """Chooses the shapes of the microbatches of a batch.
 
-  Lengths fall from the longest by a constant factor; the shorter they are, the
-  more rows, so that all shapes have about as many tokens.
+  Lengths fall from the longest by a constant factor. Shorter shapes have more
+  rows, so that all shapes have about the same number of tokens.
 
   Args:
     rows: Examples of a batch.
@@ -134,14 +136,14 @@ def plan(
     shapes: The available shapes; one of them fits the longest example.
     fixed: Tokens that the encoder adds to each row.
     agreed: Maps the sorted lengths of this process's part of the batch to
-      lengths, no smaller, with which all processes plan.
+      lengths, no smaller, that all processes plan with.
 
   Returns:
-    Microbatches, from short to long, of every example once.
+    Microbatches, from short to long; each example is in one of them.
   """
   order = np.argsort(lengths, kind="stable")
   ordered = agreed(lengths[order])
-  # costs[i]: the fewest tokens of the first i examples; last[i]: the shape of
+  # costs[i]: the fewest tokens for the first i examples; last[i]: the shape of
   # their last microbatch.
   costs: list[float] = [0.0]
   last: list[Shape | None] = [None]
@@ -179,11 +181,11 @@ def plan_split(
   Args:
     lengths: [n] Tokens of each example.
     batch_size: Rows of every batch.
-    padded: Length of the features. A split of few batches uses it for all:
+    padded: Length of the features. A split with few batches uses it for all:
       another compilation would take longer than it saves.
 
   Returns:
-    Batches, from short to long, of every example once.
+    Batches, from short to long; each example is in one of them.
   """
   order = np.argsort(lengths, kind="stable")
   parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

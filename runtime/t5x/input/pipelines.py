@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def build(make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-  """Calls a function that builds a pipeline, without AutoGraph where it can.
+  """Calls a function that builds a pipeline, if possible without AutoGraph.
 
   AutoGraph rewrites each function that maps examples, so that `if` and `for`
   may depend on a tensor. That takes seconds, and few functions need it: only a
@@ -16,14 +16,14 @@ def build(make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
 
   Args:
     make: The function, such as `seqio.get_dataset`.
-    *arguments: For it.
-    **named: For it.
+    *arguments: Positional arguments of `make`.
+    **named: Keyword arguments of `make`.
 
   Returns:
     The function's result.
   """
   try:
     return tf.autograph.experimental.do_not_convert(make)(*arguments, **named)
-  except Exception as error:  # One of the function's own comes again.
+  except Exception as error:  # The function's own errors are raised again.
     logging.info("A pipeline is built with AutoGraph: %s", error)
     return make(*arguments, **named)

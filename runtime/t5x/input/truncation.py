@@ -1,4 +1,4 @@
-"""Counts of what a model does not see of examples: cut or unknown pieces."""
+"""Counts of the pieces that a model does not see: cut off, or unknown."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -15,15 +15,15 @@ from t5x import multihost
 from t5x.input import pipelines
 from t5x.input.datasets import DatasetConfig
 
-# Counting takes a pass over the split: of more examples, the first ones.
+# Counting takes a pass over the split, which stops after this many examples.
 MAX_EXAMPLES = 200_000
-# Examples of each task to count unknown pieces in, and the least share that is
-# worth a sentence.
+# Examples of each task in which to count unknown pieces, and the least share
+# that is reported.
 _SAMPLE, _LEAST_SHARE = 1_000, 0.001
 
-# Task -> feature -> how many examples are cut, and by how many tokens.
+# Task -> feature -> the number of cut examples, and of their cut tokens.
 Cuts = dict[str, dict[str, dict[str, int]]]
-# Task, split, whether it is cached -> feature -> [n] tokens of each example.
+# Task, split, use of the cache -> feature -> [n] tokens of each example.
 _Lengths = dict[tuple[str, str, bool], dict[str, np.ndarray]]
 
 
@@ -31,7 +31,7 @@ _Lengths = dict[tuple[str, str, bool], dict[str, np.ndarray]]
 def counted_meanwhile(
   cfgs: Mapping[str, DatasetConfig],
 ) -> Iterator[Callable[[], dict[str, Cuts]]]:
-  """Counts the cuts of several splits in a thread, beside other work.
+  """Counts the cuts of several splits in a thread, during other work.
 
   Args:
     cfgs: Name -> the split, in one model's tokens, and the lengths.
@@ -65,15 +65,15 @@ def count_cuts(
   Args:
     cfg: The split, and the lengths; without lengths nothing is cut.
     only: The feature that is used; None means all.
-    lengths: Of splits that were read; those that are read now are added.
-    is_over: Whether nobody waits for the counts any more.
+    lengths: Lengths of splits that were read before; new ones are added.
+    is_over: Returns whether the counts are no longer awaited.
 
   Returns:
-    Task -> feature -> {"examples": how many are cut, of "of", "tokens": how
-    many they lose in all, "longest": tokens, end of sequence included}. It has
-    only the features that are cut, and is empty but on the first process. A
-    task that makes examples of the lengths, as span corruption does, has
-    nothing to cut.
+    Task -> feature -> {"examples": the number of cut ones, "of": all examples,
+    "tokens": the number of tokens cut in all, "longest": the longest example in
+    tokens, end of sequence included}. It has only features that are cut, and is
+    empty except in the first process. A task that makes examples of the given
+    lengths, such as span corruption, has nothing to cut.
   """
   cuts: Cuts = {}
   limits = cfg.task_feature_lengths
@@ -139,11 +139,12 @@ def _lengths(
 def check_known(cfg: DatasetConfig) -> Iterator[str]:
   """Yields a sentence if the vocabulary lacks pieces of a split's inputs.
 
-  It writes text that it lacks, such as another script, as one piece that says
-  nothing. Every process calls this.
+  A vocabulary encodes text that it lacks, such as another script, as one piece
+  without meaning. Every process calls this.
 
   Raises:
-    ValueError: if it lacks more than `cfg.max_unknown` of the first examples.
+    ValueError: if it lacks more than `cfg.max_unknown` of the pieces of the
+      first examples.
   """
   unknown, size = 0, 0
   tasks = seqio.get_subtasks(cfg.task_or_mixture())
@@ -168,7 +169,7 @@ def check_known(cfg: DatasetConfig) -> Iterator[str]:
   )
   if share > cfg.max_unknown:
     raise ValueError(
-      f"{text} Choose a model that knows them; to train all the same, bind "
+      f"{text} Choose a model that knows them; to train anyway, bind "
       "utils.DatasetConfig.max_unknown = 1 or, in Python, pass max_unknown=1."
     )
   if share >= _LEAST_SHARE:

@@ -53,21 +53,22 @@ class CostReport:
     devices: The number of devices.
     memory: The device's memory. If the program does not fit, the part that
       programs can use, such as 7.48 of 8 GiB on a TPU v2 core.
-    weights: Weights among the arguments.
-    optimizer: Optimizer state among the arguments.
+    weights: Bytes of the weights among the arguments.
+    optimizer: Bytes of the optimizer state among the arguments.
     flops: Operations of matrix products.
-    argument_bytes: All arguments, which the program reads at least once.
+    argument_bytes: Bytes of all arguments; the program reads each at least
+      once.
     compile_seconds: Time to compile, on the machine that compiled.
     seconds_bound: A lower bound of a step; for evaluation, with answers of the
       greatest length. None for restoring, or if the target's speed is unknown.
-    peak: The memory needed at once; None if the compiler refused without
-      saying.
-    batch: The batch among the arguments.
-    temporaries: Everything else in memory, activations among it.
-    code: The program itself, if the compiler says.
+    peak: The greatest memory needed at once; None if the compiler refused the
+      program without saying.
+    batch: Bytes of the batch among the arguments.
+    temporaries: Bytes of everything else in memory, including activations.
+    code: Bytes of the program itself, if the compiler reports them.
     collectives: Kind -> [times a step, bytes a step]; None if JAX cannot read
       the compiled program.
-    kernels: Hand-written kernels in the program, such as attention's; None if
+    kernels: Hand-written kernels in the program, such as for attention; None if
       JAX cannot read it.
     refused: The compiler's message if it made no program, or "".
     is_quick: Whether the compiler made the least effort.
@@ -115,10 +116,10 @@ def estimate(
     is_thorough: Whether the compiler for TPUs makes as much effort as for a
       run, which takes twice as long. With the least effort, operations are
       scheduled and tiled worse; sharding and the contents of memory are the
-      same, but for the size of the code.
+      same, except for the size of the code.
 
   Raises:
-    ValueError: if the compiler refuses it for another reason than memory.
+    ValueError: if the compiler refuses it for a reason other than memory.
   """
   state = program.state
   weights = bytes_of((state.trainable, state.frozen))
@@ -170,10 +171,10 @@ def _contents(
   memory = compiled.memory_analysis()
   unread, read = 0, weights + optimizer
   if program.name == "restore":
-    # The weights are in memory meanwhile, one stack of scanned layers twice.
+    # All weights are in memory too, and one stack of scanned layers twice.
     unread = weights + max(map(bytes_of, jax.tree.leaves(program.state.params)))
   if program.name == "evaluate":
-    # The optimizer's stays in memory between training steps, unread.
+    # The optimizer's state stays in memory, although evaluation never reads it.
     unread, read = optimizer, weights
   collectives = kernels = None
   # A newer compiler's operations may be unknown to JAX.
@@ -206,18 +207,18 @@ def bytes_of(tree: Any) -> int:
 
 
 def flops_of(traced: Any, decode_steps: int = 1) -> float:
-  """Counts the operations of matrix products, every iteration of loops.
+  """Counts the operations of matrix products, in every iteration of loops.
 
   The compilers count the body of a loop once. Products of int8 count half: a
-  chip does up to twice as many of them as of bfloat16, its peak.
+  chip does up to twice as many of them as of bfloat16, which its peak counts.
 
   Args:
-    traced: The whole program, of all devices together, as
-      `jax.jit(...).trace` returns it.
+    traced: The whole program, for all devices together, from
+      `jax.jit(...).trace`.
     decode_steps: Iterations of a loop whose number is not in the program.
   """
   jaxpr = traced.jaxpr.jaxpr
-  # Without unused results, such as gradients of frozen weights.
+  # Removes unused results, such as gradients of frozen weights.
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _flops(jaxpr, decode_steps)
 
@@ -249,9 +250,9 @@ def _flops(jaxpr: Any, decode_steps: int) -> float:
     elif name == "while":
       total += max(decode_steps, 1) * sum(inside)
     elif name == "cond":
-      # One branch for each platform, say: a bound counts the cheapest.
+      # Branches may be for platforms; the bound counts the cheapest.
       total += min(inside)
-    elif name != "pallas_call":  # A kernel counts nothing: a bound stays one.
+    elif name != "pallas_call":  # Kernels count 0, so the bound stays valid.
       total += sum(inside)
   return total
 
@@ -268,8 +269,8 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
     decode_steps: Iterations of a loop whose number is not in the program.
 
   Returns:
-    Kind -> [times, bytes], for the results on one device. Of branches, the one
-    that exchanges most counts.
+    Kind -> [times, bytes], for the results on one device. Among branches, the
+    one that exchanges most counts.
   """
   entry, lines = "", []
   computations: dict[str, list[str]] = {}
@@ -300,7 +301,7 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
       called = [visit(x) for x in attributes if x in computations]
       if kind == "conditional":
         by_size = sorted(called, key=lambda x: sum(y[1] for y in x.values()))
-        called = by_size[-1:]  # The text may lack all of them.
+        called = by_size[-1:]  # Empty if the text lacks all branches.
       number = trips(line) if kind == "while" else 1
       for each, (times, size) in (x for y in called for x in y.items()):
         found[each][0] += number * times
@@ -316,7 +317,7 @@ def _result_bytes(line: str, end: int) -> int:
   sizes = []
   for dtype, shape in _SHAPE.findall(result):
     bits = _BITS.fullmatch(dtype)
-    if bits and (dtype, shape) != ("u32", ""):  # A context.
+    if bits and (dtype, shape) != ("u32", ""):  # u32[] is a context.
       count = math.prod(int(x) for x in shape.split(",") if x)
       sizes.append(count * int(bits[1] or 8) // 8)
   # A start lists its operands before its results, except for all-reduce.

@@ -15,15 +15,15 @@ from t5x.configuration.client import clients
 from t5x.input import datasets
 from t5x.runs import evaluation, inference, initialization, training
 
-# Lengths for commands without them, as no task is read: [B, 512], and for most
-# SuperGLUE tasks at most 16 pieces.
+# Lengths for commands without them, because no task is read: inputs of 512, and
+# targets of 16 pieces, the most for most SuperGLUE tasks.
 LENGTHS = {"inputs": 512, "targets": 16}
 _PROGRAMS = {
   "train": training.train,
   "evaluate": evaluation.evaluate,
   "infer": inference.infer,
 }
-# Values for macros that the gin files may leave to the run's task or flags.
+# Values of macros that the gin files may leave to the run's task or flags.
 _OPEN = {"TASK_FEATURE_LENGTHS": str(LENGTHS), "TRAIN_STEPS_RELATIVE": "30000"}
 
 
@@ -35,7 +35,7 @@ class Program:
     name: "train", "evaluate", "infer" or "restore".
     traced: The result of `jax.jit(...).trace`.
     state: The shapes of the state among its arguments.
-    steps: How often the command runs it, if it says so.
+    steps: The number of times that the command runs it, if known.
     decode_steps: The greatest number of positions to decode; 0 if none.
   """
 
@@ -56,7 +56,7 @@ class Command:
     batch: Feature -> shape.
     initializer: The initializer of its state.
     state: The shapes and shardings of its state.
-    opened: The macros that stand-ins have values for.
+    opened: Macros that the command leaves open -> their values for the plan.
   """
 
   program: str
@@ -144,20 +144,20 @@ def read_command(
     )
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}
   opened = left_open(read, given)
-  # The client's stand-ins win over the files, and a command's values over them,
-  # but for a prompt that is made of the checkpoint.
+  # The client's stand-ins win over the files, and the command's values win over
+  # the stand-ins, except for a prompt that is made from the checkpoint.
   texts = [f"{name} = {value}" for name, value in opened.items()]
   if "TASK_PREFIXES" in read.macros and "TASK_PREFIXES" not in given:
     # A prompt has as many rows as the task has parts.
     texts.append(f"TASK = {read.macros['TASK'].text}")
   texts += [x for x in gin_bindings if x.partition("=")[0].strip() != "PROMPT"]
   files = [*gin_files, *(x.stand_ins for x in clients() if x.stand_ins)]
-  # Only its length would be read.
+  # Only the length would be read from the prompt's file.
   others = {"PROMPT_FILE"} if "PROMPT_LENGTH" in given else ()
   read = resolution.Bindings(files, texts, paths)
   checks.refuse(checks.missing(read, paths, others))
   for name, function in _PROGRAMS.items():
-    # Where gin files find them.
+    # Gin files find the functions here.
     setattr(sys.modules["__main__"], name, function)
   with (
     partitioning.using_devices(devices),

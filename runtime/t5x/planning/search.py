@@ -14,7 +14,7 @@ from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, targets
 
 # Settings to try beside `remat`, and another name for the number of partitions.
-# What a command sets is left alone.
+# Settings that the command sets are left alone.
 _NAMES = ("NUM_MICROBATCHES", "NUM_PARTITIONS", "PARAMETER_DTYPE")
 _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
 
@@ -23,9 +23,9 @@ _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
 class Settings:
   """Settings to try, ordered by cost.
 
-  Rematerialisation costs a third of a step; microbatches cost little, but not
-  nothing; the more devices share a model, the more they exchange. None leaves
-  a setting to the command. `config` is the gin name of the network's settings.
+  Rematerialisation costs a third of a step. Microbatches cost a little. The
+  more devices share a model, the more they exchange. None leaves a setting to
+  the command. `config` is the gin name of the network's settings.
   """
 
   remat: bool | None
@@ -47,7 +47,7 @@ class Settings:
 
   @property
   def costs(self) -> tuple[int, int, int]:
-    """The parts that cost time."""
+    """The settings that cost time."""
     return self.remat or 0, self.microbatches or 1, self.partitions or 1
 
 
@@ -63,7 +63,7 @@ def candidates(
 
   Args:
     devices: The number of devices.
-    gin_files: The files of the command; settings that they lack are left alone.
+    gin_files: The files of the command; settings not in them are left alone.
     gin_bindings: The bindings of the command, which are left alone.
 
   Raises:
@@ -79,7 +79,7 @@ def candidates(
       "No gin file names the sizes of a model, so there is nothing to search: "
       "give one, such as --gin_file=gin/models/t5_1_1_xl.gin."
     )
-  # The last, as a model's file may include another one's.
+  # The last one, because a model's file may include another model's file.
   config = own[-1].name.spelled
   names = (f"{config}.remat", *_NAMES)
   tried = {names[0], *read.macros} - given
@@ -101,20 +101,20 @@ def search(
   tries: int,
   seconds: float,
 ) -> Iterator[tuple[Settings, costs.CostReport | None, str]]:
-  """Tries settings of a command's first program: of training, its step.
+  """Tries settings of a command's first program, such as the training step.
 
   Args:
     topology: A target's name.
     gin_files: The files of the command.
     gin_bindings: The bindings of the command.
     tries: The greatest number of programs to compile.
-    seconds: The time after which no other compilation begins.
+    seconds: The time after which no further compilation begins.
 
   Yields:
-    Settings, in order, with the cost of their program or why it was not
+    Settings, in order, with the cost of their program or the reason it was not
     compiled. Settings are not compiled if they cannot fit, judging by their
-    weights or by others that were compiled, or if they cost more than others
-    that fit.
+    weights or by other compiled settings, or if they cost more than others that
+    fit.
   """
   target = targets.find(topology)
   end = time.monotonic() + seconds
@@ -154,12 +154,12 @@ def skip_reason(
   done: Mapping[Settings, costs.CostReport],
   memory: float,
 ) -> str:
-  """Returns why settings need not be compiled, or "".
+  """Returns the reason settings need not be compiled, or "".
 
   Args:
     settings: The settings.
     shares: Each device's share of the command.
-    done: The costs of those that were compiled.
+    done: The costs of settings that were compiled.
     memory: The memory of a device, in bytes.
   """
   own = state, examples = shares[settings.partitions, settings.dtype]
@@ -173,13 +173,13 @@ def skip_reason(
       continue
     if found.fits and (
       other.dtype == settings.dtype
-      # Nothing is frozen.
+      # Nothing is frozen, so the dtype makes no difference.
       or own == shares.get((settings.partitions, other.dtype))
     ):
       return "others that fit cost less"
     # At best, microbatches divide the activations. Sharing a model among more
-    # devices does not: each then has more examples. The peak may include copies
-    # of the weights and gradients, hence twice the weights.
+    # devices does not, because each then has more examples. The peak may
+    # include copies of the weights and gradients, hence twice the weights.
     if not found.fits and found.peak and other.remat == settings.remat:
       activations = found.peak - 2 * found.weights - found.optimizer
       least = state + activations * (other.microbatches or 1) / parts
@@ -191,7 +191,7 @@ def skip_reason(
 def best(done: Mapping[Settings, costs.CostReport]) -> list[Settings]:
   """Returns the settings that fit: lowest bound first, then least traffic.
 
-  Of two that differ in nothing else, the one with microbatches comes last.
+  Between settings that differ only in microbatches, fewer come first.
   """
 
   def cost(settings: Settings) -> tuple[float, int, Settings]:
@@ -203,7 +203,7 @@ def best(done: Mapping[Settings, costs.CostReport]) -> list[Settings]:
 
 
 def describe_trial(settings: Settings, found: costs.CostReport) -> str:
-  """Returns a line on the memory and time that settings took."""
+  """Returns a line on the memory and compilation time of settings."""
   texts = [x.removeprefix(f"{settings.config}.") for x in settings.bindings]
   peak = "?" if found.peak is None else f"{found.peak / costs.GIB:.2f}"
   return (
@@ -243,7 +243,7 @@ def print_best(
     print(f"Not compiled: {times} of {number} settings, as {reason}")
   if not (chosen := best(done)):
     raise ValueError(
-      f"Nothing that was compiled fits {topology}: take more devices."
+      f"None of the compiled settings fits {topology}: use more devices."
     )
   for i, settings in enumerate(chosen[:3], 1):
     given = (x.split(" = ") for x in settings.bindings)

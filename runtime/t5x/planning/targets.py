@@ -1,4 +1,4 @@
-"""Devices to compile for without having them, with their memory and speed."""
+"""Devices to compile for, which need not exist, with memory and speed."""
 
 import dataclasses
 import os
@@ -23,8 +23,8 @@ class Target:
     name: Its name, such as "v3:4x4" or "h100x8".
     devices: JAX's descriptions of the devices.
     memory: The memory of a device, in bytes.
-    peak: bfloat16 operations a second of a device, or None.
-    bandwidth: Bytes a second of a device's memory, or None.
+    peak: A device's bfloat16 operations per second, or None.
+    bandwidth: Bytes per second of a device's memory, or None.
     taken: Share of the memory that JAX takes by default. Source: docs.jax.dev,
       GPU memory allocation.
   """
@@ -46,14 +46,14 @@ def find(name: str) -> Target:
   """Returns a target by its name; its compiler must be installed.
 
   Args:
-    name: A topology of libtpu's, such as "v5e:4x4", or "h100x8", "a100x1";
-      "cpux1" is this machine.
+    name: A libtpu topology such as "v5e:4x4", or GPUs such as "h100x8" or
+      "a100x1"; "cpux1" is this machine.
 
   Raises:
-    ValueError: if there is no such target, or no compiler for it.
+    ValueError: if the target is unknown, or its compiler is not installed.
   """
   kind, chip = _chip(name)
-  count = int(name.rpartition("x")[2])  # Of GPUs, or this machine's.
+  count = int(name.rpartition("x")[2])  # Of GPUs, or of this machine's devices.
   try:
     if _TPU.fullmatch(name):
       options = {"chip_config_name": chip["cores"]} if "cores" in chip else {}
@@ -72,7 +72,7 @@ def find(name: str) -> Target:
       ).devices
   except (RuntimeError, ValueError) as e:
     raise ValueError(
-      f"No compiler for {name}: bash scripts/setup.sh plan brings those of "
+      f"No compiler for {name}: bash scripts/setup.sh plan installs those for "
       f"TPUs and GPUs ({str(e)[:200]})."
     ) from e
   return Target(
@@ -97,7 +97,7 @@ def _chip(name: str) -> tuple[str, dict[str, Any]]:
   if match is None or match[1] not in facts:
     raise ValueError(
       f"Expected a topology such as v3:4x4, v5e:4x4, h100x8 or a100x1, got "
-      f"{name!r}. Known are {', '.join(facts)}."
+      f"{name!r}. Known kinds: {', '.join(facts)}."
     )
   return match[1], facts[match[1]]
 
@@ -112,7 +112,7 @@ def prepare() -> None:
     import nvidia.cuda_nvcc as nvcc  # pyright: ignore[reportMissingImports]
   except ImportError:
     return
-  # No autotuning: it would want the device.
+  # No autotuning, which would need the device.
   flags = (
     f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={nvcc.__path__[0]}"
   )
