@@ -95,7 +95,7 @@ def test_damaged_file_keeps_its_content_under_another_name(tmp_path, caplog):
   path = tmp_path / "record.json"
   for number in ("", "_2"):
     path.write_text(f"garbled{number}")
-    new = safe_files.set_aside(path, "no JSON", "It is written anew.")
+    new = safe_files.set_aside(path, "no JSON", "A new one is written.")
     assert new == f"{path}.damaged{number}"
     assert pathlib.Path(new).read_text() == f"garbled{number}"
     assert (

@@ -160,7 +160,7 @@ def test_predictions_of_another_model_are_not_taken_for_this_ones(
 ):
   before = whole.read_text()
   other = tiny.save_base(tmp_path, seed=1)
-  with pytest.raises(ValueError, match="predictions of another model"):
+  with pytest.raises(ValueError, match="predictions from another model"):
     _infer(
       other,
       whole.parent,

@@ -16,15 +16,15 @@ from t5x.runs import events, records
 
 
 class StopSignals:
-  """Signals after which a run stops where it can be resumed.
+  """Signals after which a run stops at a place from which it can resume.
 
-  A second signal of the same kind ends it at once. Several processes all stop
-  at the same place, on which JAX's own SIGTERM handler agrees; they leave
-  Ctrl-C alone.
+  A second signal of the same kind ends the run at once. Several processes all
+  stop at the same step, on which JAX's own SIGTERM handler agrees; they do not
+  catch Ctrl-C.
   """
 
   def __init__(self, *numbers: int):
-    """Catches SIGTERM and SIGINT, or the signals of some numbers."""
+    """Catches the given signals, by default SIGTERM and SIGINT."""
     self.received: int | None = None
     self._numbers = numbers or (signal.SIGTERM, signal.SIGINT)
     self._times_asked = 0
@@ -33,7 +33,7 @@ class StopSignals:
 
   def __enter__(self) -> "StopSignals":
     if jax.process_count() == 1:
-      # Python does not know a handler that another library has installed.
+      # `signal` returns None for a handler that a C library has installed.
       self._previous = {
         number: signal.signal(number, self._note) or signal.SIG_DFL
         for number in self._numbers
@@ -44,7 +44,7 @@ class StopSignals:
     del frame
     self.received = number
     signal.signal(number, self._previous[number])
-    # Not by print: the signal may have come in the middle of one.
+    # Not with print: the signal may have interrupted a print.
     os.write(
       2,
       b"\nStopping after this step, batch or chunk of examples; the same "
@@ -56,10 +56,10 @@ class StopSignals:
       signal.signal(number, handler)
 
   def should_stop(self) -> bool:
-    """Returns whether to stop now; all processes ask equally often."""
+    """Returns whether to stop now; all processes call it equally often."""
     if jax.process_count() == 1:
       return self.received is not None
-    # JAX says so only once, and a run asks again on its way out.
+    # JAX reports the agreement only once, and a run asks again as it ends.
     if not self._is_agreed:
       self._times_asked += 1
       self._is_agreed = multihost_utils.reached_preemption_sync_point(
@@ -72,7 +72,7 @@ class ProgressBar:
   """A progress bar on stderr, in the first process.
 
   Attributes:
-    step: That of the last event.
+    step: The step of the last event.
   """
 
   def __init__(self, description: str, unit: str):
@@ -94,7 +94,7 @@ class ProgressBar:
     self._evaluation: tqdm.tqdm | None = None
 
   def close(self) -> None:
-    """Leaves the bar as it is."""
+    """Ends the bar and leaves it on the screen."""
     self._end_evaluation()
     if self._bar is not None:
       self._bar.close()
@@ -127,7 +127,7 @@ class ProgressBar:
     elif event.kind == "evaluating":
       done, total = event.examples
       if self._evaluation is None:
-        # A second bar, which disappears: the first is that of the whole run.
+        # A second, temporary bar; the first one shows the whole run.
         own = {"desc": "  evaluation", "unit": "example", "leave": False}
         self._evaluation = tqdm.tqdm(total=total, **self._arguments | own)
       self._evaluation.update(done - self._evaluation.n)
@@ -148,17 +148,17 @@ def run(
   unit: str,
   show: Callable[[Any], None],
 ) -> None:
-  """Runs a program, which signals stop, and shows its progress and its result.
+  """Runs a program until its end or a signal, and shows progress and result.
 
   Args:
-    function: The program's function, its other arguments bound.
+    function: The program's function, with its other arguments bound.
     program: "train", "eval" or "infer".
     unit: The name of a step.
     show: Called with the result, in the first process.
 
   Raises:
-    SystemExit: if it was stopped, with the status that a shell expects of a
-      program that a signal ended: 128 + the signal's number.
+    SystemExit: if a signal stopped it, with the status that a shell expects:
+      128 + the signal's number.
   """
   result = None
   with (

@@ -32,7 +32,7 @@ class InferenceEvaluator:
     Args:
       infer_eval_dataset_cfg: The examples, in the model's tokens; see
         `datasets.for_model`.
-      inference_evaluator_cls: `seqio.Evaluator`, its loggers bound by gin.
+      inference_evaluator_cls: `seqio.Evaluator`, with loggers bound by gin.
       model: The model.
       partitioner: Places batches on the devices.
       log_dir: A folder for predictions.
@@ -66,8 +66,8 @@ class InferenceEvaluator:
     }
     if not self.counts:
       raise ValueError(
-        f"No task of {cfg.name} has metric_fns and the split {cfg.split!r}: "
-        "give its task some, or train with infer_eval_dataset_cfg = None."
+        f"No task of {cfg.name} has both metric_fns and the split "
+        f"{cfg.split!r}: add them, or train with infer_eval_dataset_cfg = None."
       )
     if not all(self.counts.values()):
       raise ValueError(
@@ -77,7 +77,7 @@ class InferenceEvaluator:
 
   @property
   def model_feature_shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of a batch."""
+    """The shapes of a batch."""
     return {
       name: (self._batch_size, *shape)
       for name, shape in self._evaluator.model_feature_shapes.items()
@@ -161,7 +161,7 @@ class EvaluationPlan(plan_lib.FrozenPlan):
 
 @plan_lib.with_arguments_of(EvaluationPlan)
 def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
-  """Evaluates a checkpoint, and a prompt with it, on a split.
+  """Evaluates a checkpoint, perhaps with a prompt, on a split.
 
   Its arguments are those of `EvaluationPlan`.
 
@@ -171,8 +171,8 @@ def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
   Raises:
     ValueError: for a wrong configuration, or if another evaluation is writing
       to the folder.
-    events.CancelledError: if `should_stop` said so.
-    run_lock.LockLostError: if the folder may be another evaluation's by now.
+    events.CancelledError: if `should_stop` returned True.
+    run_lock.LockLostError: if another evaluation may have taken the folder.
   """
   folder = plan.output_dir
   with contextlib.ExitStack() as stack:
@@ -182,7 +182,7 @@ def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
       )
     )
     if jax.process_index() == 0 and before:
-      # seqio would add to the lines of an earlier evaluation.
+      # Otherwise seqio would append to the lines of an earlier evaluation.
       metric_log.keep_evaluations(folder, ())
     if plan.restore_checkpoint_cfg.path is not None:  # Before data are read.
       checkpoints.find_checkpoint(plan.restore_checkpoint_cfg.path)
@@ -198,7 +198,7 @@ def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
     progress.begin()
 
     def after_batch(count: int) -> None:
-      lock.check()  # After the last one predictions are written.
+      lock.check()  # Predictions are written after the last batch.
       progress.advance(count)
 
     with records.RunRecord(

@@ -15,17 +15,17 @@ class Event:
 
   Attributes:
     kind: "start", before the first step; "notice", with a text for the user;
-      "step", after each; "train", with the metrics of the steps since the last;
-      "evaluating", after each batch of an inference evaluation; "eval", with
-      its metrics; "checkpoint", when one begins to be written.
-    step: Of the state, counted from pretraining step 0. In an evaluation or
-      inference, the examples that are done.
+      "step", after each; "train", with the metrics of the steps since the last
+      such event; "evaluating", after each batch of an inference evaluation;
+      "eval", with its metrics; "checkpoint", before one is written.
+    step: The state's step, counted from pretraining step 0. In an evaluation or
+      inference, the number of finished examples.
     first_step: The step that the run began with.
     last_step: The step that it ends with.
-    metrics: Task -> metric -> value; for "train" the one task is "train".
+    metrics: Task -> metric -> value; for "train" the only task is "train".
     score: The score by which checkpoints are compared, if they are.
     text: A sentence for the user.
-    examples: Of "evaluating", those that are done, and all of them.
+    examples: For "evaluating", the numbers of finished and of all examples.
   """
 
   kind: Kind
@@ -42,8 +42,8 @@ class Event:
 
 # Called in the thread of the run; an exception ends the run.
 OnEvent = Callable[[Event], None]
-# Asked after every step, after its event, and after every batch of an
-# evaluation. Several processes must all give the same answers.
+# Called after every step, after its event, and after every batch of an
+# evaluation. All processes must return the same answers.
 ShouldStop = Callable[[], bool]
 
 
@@ -63,14 +63,14 @@ class CancelledError(Exception):
 
 @dataclasses.dataclass
 class Progress:
-  """A count of the examples that an evaluation or inference has worked on.
+  """A count of the examples that an evaluation or inference has finished.
 
   Attributes:
-    plan: Has `on_event`, which gets a "step" after every batch, and
-      `should_stop`, which is asked after every batch.
-    total: How many there are.
+    plan: A plan. After every batch, its `on_event` gets a "step", and its
+      `should_stop` is called.
+    total: The number of all examples.
     notices: Sentences for the user.
-    done: How many were worked on.
+    done: The number of finished examples.
   """
 
   plan: Any
@@ -79,7 +79,7 @@ class Progress:
   done: int = 0
 
   def begin(self, done: int = 0) -> None:
-    """Reports the start at `done` examples, and the notices."""
+    """Reports the notices, and a start after `done` examples."""
     self.done = done
     self._report("start")
     for text in self.notices:

@@ -40,7 +40,7 @@ class InferencePlan(plan_lib.FrozenPlan):
 
   Attributes:
     mode: "predict", "predict_with_aux" or "score".
-    checkpoint_period: Batches of a chunk.
+    checkpoint_period: Number of batches in a chunk.
     shard_id: The part of the split to work on.
     num_shards: The number of parts, each for a separate run.
   """
@@ -63,7 +63,7 @@ class InferencePlan(plan_lib.FrozenPlan):
 
   @property
   def part(self) -> str:
-    """The end of the names of the files."""
+    """The ending of the files' names."""
     return f"{self.shard_id:05}-of-{self.num_shards:05}"
 
 
@@ -71,21 +71,22 @@ class InferencePlan(plan_lib.FrozenPlan):
 def infer(plan: InferencePlan) -> dict[str, int]:
   """Runs a model on every example of a split.
 
-  Each task gets a file `<task>-<mode>.jsonl-<shard>-of-<shards>`, a line an
-  example in the order of the split: `inputs`, the example without its tokens,
-  and `prediction`, with `aux`, or `score` (log likelihood of the targets, in
-  nats). It is written in chunks; an interrupted run resumes after the
-  last, and leaves whole files alone. The arguments are those of
+  Each task gets a file `<task>-<mode>.jsonl-<shard>-of-<shards>`, with one line
+  per example in the order of the split: `inputs`, the example without its
+  tokens, and `prediction`, with `aux`, or `score` (log likelihood of the
+  targets, in nats). Files are written in chunks; an interrupted run resumes
+  after the last one, and leaves whole files alone. The arguments are those of
   `InferencePlan`.
 
   Returns:
     Path of each file -> its number of examples.
 
   Raises:
-    events.CancelledError: if `should_stop` said so; the next call resumes it.
-    ValueError: for a wrong configuration, or a folder with predictions of
-      another model or of other settings.
-    run_lock.LockLostError: if the folder may be another inference's by now.
+    events.CancelledError: if `should_stop` returned True; the next call resumes
+      the run.
+    ValueError: for a wrong configuration, or a folder with predictions from
+      another model or with other settings.
+    run_lock.LockLostError: if another inference may have taken the folder.
   """
   with records.locked_folder(
     plan.output_dir,
@@ -93,14 +94,14 @@ def infer(plan: InferencePlan) -> dict[str, int]:
     "infer",
     plan.configuration,
     f"{plan.mode}-{plan.part}",
-    # Runs of other parts may write to the folder at the same time.
+    # Runs for other parts may write to the folder at the same time.
     is_shared=plan.num_shards > 1,
   ) as (lock, _):
     return _Predictor(plan).write_files(lock)
 
 
 class _Predictor:
-  """A model with its weights, which answers examples."""
+  """A model with its weights, which computes results for examples."""
 
   def __init__(self, plan: InferencePlan):
     """Reads the weights."""
@@ -119,7 +120,7 @@ class _Predictor:
     )
 
   def _make_record(self, lock: run_lock.RunLock) -> records.RunRecord:
-    """Makes the record, unless the folder has predictions of something else."""
+    """Makes the record, unless the folder has predictions of another run."""
     folder, mode = self._plan.output_dir, self._plan.mode
     record = records.RunRecord(
       folder,
@@ -143,12 +144,12 @@ class _Predictor:
       return configuration.get("hash"), fields["data"].get("model")
 
     if any(epath.Path(folder).glob("*.jsonl-*")):
-      # Now, since a run of another part may have just written it.
+      # Read now, because a run for another part may have just written it.
       before, problem = records.read(folder), None
       if not before:
-        problem = "and no record that says of which model"
+        problem = "and no record that names the model"
       elif identity(before) != identity(record.fields):
-        problem = "of another model or of other settings"
+        problem = "from another model or with other settings"
       if problem:
         raise ValueError(
           f"INFER_OUTPUT_DIR={folder!r} has predictions {problem}. Choose "
@@ -157,7 +158,7 @@ class _Predictor:
     return record
 
   def write_files(self, lock: run_lock.RunLock) -> dict[str, int]:
-    """Writes the examples that are missing; see `infer`."""
+    """Writes the missing examples; see `infer`."""
     plan, split = self._plan, self._cfg.split
     record = self._make_record(lock)
     plan.summarize(int(self._state.step))
@@ -165,7 +166,7 @@ class _Predictor:
     with record:
       for task in seqio.get_subtasks(self._cfg.task_or_mixture()):
         if split not in (task.splits or ()):
-          continue  # Another task of the mixture has it.
+          continue  # Another task of the mixture has the split.
         name = f"{task.name}-{plan.mode}.jsonl-{plan.part}"
         path = os.path.join(plan.output_dir, name)
         dataset = pipelines.build(
@@ -197,7 +198,7 @@ class _Predictor:
     progress: events.Progress,
     lock: run_lock.RunLock,
   ) -> None:
-    """Writes a file line by line, or the rest of one that was cut off."""
+    """Writes a file in chunks, or the rest of an interrupted one."""
     if multihost.from_first_process(epath.Path(path).exists()):
       progress.begin(done=progress.total)
       return
@@ -205,7 +206,7 @@ class _Predictor:
     file = safe_files.PartialFile(path) if jax.process_index() == 0 else None
     first = multihost.from_first_process(file and file.num_lines)
     progress.begin(done=first)
-    # Each iterator goes through the split once, whatever the number of chunks.
+    # Each iterator reads the split once, whatever the number of chunks.
     left = dataset.skip(first)
     features = self._converter(left, self._lengths).enumerate(first)
     iterators = left.as_numpy_iterator(), features.as_numpy_iterator()

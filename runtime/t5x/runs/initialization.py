@@ -34,7 +34,7 @@ class TrainStateInitializer:
     """Computes shapes and shardings; no array is made yet.
 
     Args:
-      optimizer_def: Its parameters train.
+      optimizer_def: Decides which parameters train.
       init_fn: `EncoderDecoderModel.get_initial_variables`.
       input_shapes: Shapes of a batch.
       partitioner: Places parameters on the devices.
@@ -46,7 +46,7 @@ class TrainStateInitializer:
     self._optimizer_def = optimizer_def
     self._partitioner = partitioner
     self._init = jax.jit(lambda rng: init_fn(rng, input_shapes))
-    # As `_initial` calls it, so that Python traces it once for both.
+    # Called as in `_initial`, so that one trace serves both.
     traced = partitioner.partition(self._init).trace(jax.random.key(0))
     variables = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
@@ -91,14 +91,14 @@ class TrainStateInitializer:
 
   @functools.cached_property
   def create_opt_state(self) -> jax.stages.Wrapped:
-    """Makes the optimizer's state of step 0, of all parameters."""
+    """Makes a function for the optimizer's state at step 0."""
     return self._partitioner.partition(
       lambda params: TrainState.create(self._optimizer_def, params).opt_state,
       out_axis_resources=self.train_state_axes.opt_state,
     )
 
   def _state(self, params: Mapping[str, Any], step: int) -> TrainState:
-    """Makes a state of parameters that are where they belong."""
+    """Makes a state from parameters that are already on their devices."""
     nested = traverse_util.unflatten_dict(params, sep="/")
     opt_state = self.create_opt_state(nested)
     trainable, frozen = {}, nested
@@ -121,14 +121,14 @@ class TrainStateInitializer:
 
     Args:
       cfg: The checkpoint, and the parameters not to read from it.
-      init_rng: PRNG key of those.
+      init_rng: PRNG key for the initialised parameters.
 
     Returns:
       The state, whose step is the checkpoint's, and the checkpoint.
 
     Raises:
       ValueError: if the checkpoint and the model do not have the same
-        parameters. It names them.
+        parameters. The message names them.
     """
     if cfg.path is None:
       raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
@@ -136,8 +136,8 @@ class TrainStateInitializer:
     folder = epath.Path(base.found).parent
     if holder := run_lock.find_holder(str(folder)):
       logging.warning(
-        "%s is being trained by %s. Its checkpoint of step %d is read; it will "
-        "have others, and may delete this one meanwhile.",
+        "%s is being trained by %s. Its checkpoint of step %d is read; the run "
+        "will write others, and may delete this one meanwhile.",
         folder,
         holder,
         base.step,
@@ -148,14 +148,14 @@ class TrainStateInitializer:
     params = self._read(base, cfg, sources)
     is_whole = sources == {name: name for name in base.arrays}
     if is_whole and "fingerprint" not in base.metadata:
-      # In T5X's format 3, it would take reading everything again.
+      # In T5X's format 3, the fingerprint would need a second read of all.
       found = {"fingerprint": checkpoints.fingerprint(params)}
       base = dataclasses.replace(base, metadata={**base.metadata, **found})
     if missing := [name for name in self.param_shapes if name not in params]:
       if not cfg.fallback_to_scratch or init_rng is None:
         raise ValueError(
           f"{', '.join(missing[:10])} would come from initialisers, but "
-          "fallback_to_scratch is off or there is no seed for them."
+          "fallback_to_scratch is off or no seed is given."
         )
       logging.info("From initialisers: %s.", ", ".join(missing))
       params |= self._initial(init_rng, missing)
@@ -164,7 +164,7 @@ class TrainStateInitializer:
   def _sources(
     self, base: checkpoints.BaseCheckpoint, cfg: RestoreCheckpointConfig
   ) -> dict[str, str]:
-    """Maps parameters to their names in a checkpoint, which has to fit."""
+    """Maps parameters to their names in a checkpoint, which must fit."""
     sources = {
       name: source
       for name in self._shapes_on_disk
@@ -176,8 +176,8 @@ class TrainStateInitializer:
       if name in self._shapes_on_disk and name not in sources
     ]:
       logging.warning(
-        "%s has %s, which are not read: the assignment_map lets them start "
-        "anew.",
+        "%s has %s, which are not read: the assignment_map takes them from "
+        "initialisers.",
         base.path,
         ", ".join(anew[:5]),
       )
@@ -205,8 +205,8 @@ class TrainStateInitializer:
       )
       if cfg.assignment_map is None and len(absent) == len(problems):
         message += (
-          " What a method adds is in the checkpoint of the run that trained "
-          "it: CHECKPOINT_PATH may be its folder."
+          " A method's parameters are in the checkpoint of the run that "
+          "trained them: CHECKPOINT_PATH may be its folder."
         )
       if wrong or cfg.strict:
         raise ValueError(message)
@@ -223,7 +223,7 @@ class TrainStateInitializer:
     cfg: RestoreCheckpointConfig,
     sources: Mapping[str, str],
   ) -> dict[str, jax.Array]:
-    """Reads those parameters whose every layer has a source."""
+    """Reads the parameters that have a source for every layer."""
     trained = traverse_util.flatten_dict(
       self.train_state_shapes.trainable, sep="/"
     )
@@ -233,14 +233,15 @@ class TrainStateInitializer:
       if missing := [part for part in parts if part not in sources]:
         if len(missing) < len(parts):
           raise ValueError(
-            f"Expected a source for every layer of {name}, or for none, as "
-            f"its layers are scanned; {', '.join(missing[:3])} has none. Bind "
+            f"Expected a source for every layer of {name}, or for none, "
+            "because its layers are scanned; got none for "
+            f"{', '.join(missing[:3])}. Bind "
             "network.T5Config.scan_layers = False."
           )
         continue
       source = sources[parts[0]]
-      # What trains, or has trained, is float32: small updates would be lost in
-      # bfloat16.
+      # Parameters that train, or were trained, keep their dtype, float32: small
+      # updates would be lost in bfloat16.
       if name in trained:
         dtype = trained[name].dtype
       elif shape.dtype == np.int8:

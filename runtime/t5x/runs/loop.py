@@ -34,7 +34,7 @@ class Loop:
   Attributes:
     plan: The plan of the run.
     data: Its examples.
-    trainer: Runs the steps, and has the state.
+    trainer: Runs the steps, and holds the state.
     checkpointer: Saves the state, and ranks evaluations.
     info: The facts of the run, to which the loop adds its evaluations; periods
       count from its first step.
@@ -103,7 +103,7 @@ class Loop:
     """
     self.report("start")
     if self.info.is_stopped:
-      self._save()  # If it is killed before the next checkpoint, it resumes.
+      self._save()  # Not as stopped: if it is killed soon, it can resume.
     while True:
       try:
         stop = self._evaluate_if_due()
@@ -112,8 +112,8 @@ class Loop:
           self._save()
         return "interrupted"
       except Exception:
-        # The run may resume with another evaluation. Of several processes some
-        # may not have failed, and to save is to wait for them.
+        # The run may resume with another evaluation. Not with several
+        # processes: some may not have failed, and saving waits for all.
         if jax.process_count() == 1 and self.step not in (
           self.info.first_step,
           self._latest_saved(),
@@ -129,7 +129,7 @@ class Loop:
       if self.step >= self.last_step:
         return "finished"
       stop = self._train()
-      # Asked again: the metrics of the steps may have taken a while.
+      # Called again, because the metrics of the steps may have taken a while.
       self._is_interrupted |= self.plan.should_stop()
       if stop:
         self._save(stop)
@@ -173,7 +173,7 @@ class Loop:
     by_task = {"train": metrics}
     self._log("", by_task)
     self.report("train", metrics=by_task)
-    # The loss is of the parameters before the last update.
+    # The loss belongs to the parameters before the last update.
     is_finite = _is_finite(self.trainer.train_state.trainable)
     if not (math.isfinite(metrics["loss"]) and is_finite):
       saved = self._latest_saved()
@@ -187,7 +187,7 @@ class Loop:
         )
       )
     if self.step - before < num_steps:
-      return False  # Actions run when a resumed run has done the rest.
+      return False  # Actions run once a resumed run has done the other steps.
     return self._act("TRAIN", by_task)
 
   def _log(
@@ -203,7 +203,7 @@ class Loop:
     if actions and mode != "INFER_EVAL":
       acted = {"step": self.step, "metrics": metrics_by_task}
       self.info.acted.setdefault(mode, []).append(acted)
-    # All of them run, whichever stops the run.
+    # A list, so that all actions run even if one stops the run.
     return any([action.run(state, metrics_by_task) for action in actions])
 
   def _evaluate_if_due(self) -> bool:
@@ -239,7 +239,7 @@ class Loop:
       score = self.checkpointer.score(metrics)
       self.report("eval", metrics=metrics, score=score)
       evaluated = {"step": self.step, "metrics": metrics, "score": score}
-      # If the record refuses it, the record of the failed run lacks it.
+      # The record first: if it refuses the evaluation, no file has it.
       evals = [*self.info.evals, evaluated]
       self.record.write(evals=evals, best=self.checkpointer.best(evals))
       self.info.evals.append(evaluated)
@@ -247,13 +247,13 @@ class Loop:
     return stop
 
   def _check_stop(self, examples: int) -> None:
-    """Ends an evaluation if the caller stops the run; it is done again."""
+    """Ends an evaluation if the caller stops the run, which may repeat it."""
     del examples
     if self.plan.should_stop():
       raise events.CancelledError(f"Stopped at step {self.step}.")
 
   def _latest_saved(self) -> int | None:
-    """Returns the last checkpoint's step, whether or not a write fails."""
+    """Returns the last checkpoint's step, even if a write fails."""
     try:
       self.checkpointer.wait()
     except OSError as error:

@@ -19,8 +19,8 @@ class MetricLog:
   """A log of scalars, in `metrics.jsonl` and for TensorBoard.
 
   The first process writes it, in the caller's thread, which sees errors.
-  tensorboardX's own writer works in a thread that ends at the first error: its
-  queue fills, and the next caller waits for ever.
+  tensorboardX's own writer works in a thread that ends at the first error; then
+  its queue fills, and the next caller waits forever.
   """
 
   def __init__(
@@ -34,8 +34,8 @@ class MetricLog:
 
     Args:
       folder: The run's folder, on a disk or in a bucket.
-      first_step: The step to resume from; -1 of a new run. Lines of later
-        steps are dropped, and TensorBoard hides those of earlier files.
+      first_step: The step to resume from; -1 for a new run. Lines of later
+        steps are dropped, and TensorBoard hides later steps of earlier files.
       evals: The inference evaluations so far; missing lines are added.
       is_evaluated: Whether `first_step` has been evaluated; if not, the lines
         of its interrupted evaluation are dropped.
@@ -59,8 +59,8 @@ class MetricLog:
         for task, values in e["metrics"].items()
       ],
     )
-    # They take a while to import, and only training needs them. tensorboardX
-    # imports torch if it can, for a class name; that takes seconds.
+    # Slow imports that only training needs. tensorboardX imports torch if it
+    # can, just for a class name; that takes seconds.
     with t5x.without("torch"):
       from tensorboardX import event_file_writer, summary
       from tensorboardX.proto import event_pb2
@@ -125,9 +125,9 @@ def keep(
   is_kept: Callable[[Line], bool],
   wanted: Sequence[Line] = (),
 ) -> None:
-  """Drops lines of a file, and a partial last line of a killed process.
+  """Drops lines of a file, and the partial last line of a killed process.
 
-  A file with other unreadable lines is set aside, and its readable lines are
+  A file with other unreadable lines is set aside, but its readable lines are
   kept.
 
   Args:
@@ -137,7 +137,7 @@ def keep(
   """
   path = epath.Path(path)
   content = path.read_bytes() if path.exists() else b""
-  # The last one is partial, unless it is empty.
+  # The last line is partial unless it is empty.
   *whole, rest = content.split(b"\n")
   lines = [_parse(text) for text in whole]
   kept = [line for line in lines if line is not None and is_kept(line)]
@@ -146,7 +146,7 @@ def keep(
     safe_files.set_aside(
       path,
       f"line {lines.index(None) + 1} has no metrics of a step",
-      "The lines that can be read are kept, and evaluations are added.",
+      "Readable lines are kept, and evaluations are added.",
     )
   elif not added and len(kept) == len(lines) and not rest:
     return

@@ -1,4 +1,4 @@
-"""Plans of runs, which hold the arguments of `train`, `evaluate`, `infer`."""
+"""Plans of runs: the arguments of `train`, `evaluate` and `infer`."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -19,7 +19,7 @@ from t5x.input.datasets import DatasetConfig
 from t5x.runs import events, initialization
 from t5x.train_state import TrainState
 
-# JAX would take others modulo 2**32: two seeds would be the same run.
+# JAX takes larger seeds modulo 2**32: two seeds would give the same run.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -29,12 +29,12 @@ class Outcome:
 
   Attributes:
     model_dir: The run's folder.
-    status: "finished"; "stopped", by an action; or "interrupted", because the
-      caller wanted it to stop: the next call resumes it.
-    step: The last step that was done, counted from pretraining step 0.
+    status: "finished"; "stopped", by an action; or "interrupted", by the
+      caller: the next call resumes it.
+    step: The last completed step, counted from pretraining step 0.
     evals: Its inference evaluations: {"step", "metrics", "score"}.
-    best: The best of them, if they are compared.
-    was_over: Whether it had ended before, so that nothing was done.
+    best: The best evaluation, if they are compared.
+    was_over: Whether the run had ended before, so that nothing was done.
     train_state: The state after the last step.
   """
 
@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """The arguments of `train`, checked, as every part of the run reads them.
+  """The checked arguments of `train`, which every part of the run reads.
 
   Attributes:
     model: The model.
@@ -73,13 +73,13 @@ class Plan:
     run_eval_before_training: Whether to evaluate the initial state too.
     concurrent_metrics: Whether a separate thread computes the metrics; training
       waits for them, because its actions need them.
-    gc_period: Steps between Python's garbage collections, which are off in
-      between, in the whole program; 0 leaves the collector alone.
-    configuration: The run's settings: a folder resumes only a run of the same
-      settings. None resumes any.
+    gc_period: Steps between garbage collections, which are off in between, in
+      the whole program; 0 leaves the collector alone.
+    configuration: The run's settings: a run in the folder resumes only with the
+      same settings. None resumes any run.
     on_event: Called with every event of the run.
-    should_stop: Asked after every step of training and batch of evaluation;
-      True saves the state and ends the run.
+    should_stop: Called after every training step and evaluation batch; True
+      saves the state and ends the run.
   """
 
   model: models.EncoderDecoderModel
@@ -157,7 +157,7 @@ class Plan:
       last = self.total_steps
     if last < step:
       raise ValueError(
-        f"The run is to end at step {last}, but {self.model_dir} is at step "
+        f"The run should end at step {last}, but {self.model_dir} is at step "
         f"{step}: TRAIN_STEPS counts from pretraining step 0, "
         "TRAIN_STEPS_RELATIVE from the restored step. Give more steps, or "
         "choose another folder."
@@ -175,12 +175,12 @@ class FrozenPlan:
     restore_checkpoint_cfg: The weights.
     partitioner: Places parameters and batches on the devices.
     output_dir: The folder of `record.json`, predictions and `config.gin`.
-    fallback_init_rng: Seed of parameters that come from initialisers, such as
+    fallback_init_rng: Seed for parameters that come from initialisers, such as
       a prompt that is read from a file.
     summarize_config_fn: Writes the configuration, if there is one to write.
     configuration: The settings, for the record.
-    on_event: Called after every batch or chunk; a step is an example.
-    should_stop: Asked after every batch or chunk; True ends the run.
+    on_event: Called after every batch or chunk; its steps count examples.
+    should_stop: Called after every batch or chunk; True ends the run.
   """
 
   model: models.EncoderDecoderModel
@@ -199,7 +199,7 @@ class FrozenPlan:
   def restore(
     self, input_shapes: Mapping[str, tuple[int, ...]]
   ) -> tuple[TrainState, TrainState, checkpoints.BaseCheckpoint]:
-    """Reads the parameters, none of which trains.
+    """Reads the parameters, all of them frozen.
 
     Args:
       input_shapes: Shapes of a batch.
@@ -229,7 +229,7 @@ class FrozenPlan:
 def with_arguments_of(
   plan_cls: type,
 ) -> Callable[[Callable[[Any], Any]], Callable[..., Any]]:
-  """Makes a function of a plan one of the plan's arguments, which gin binds."""
+  """Makes a function of a plan take the plan's arguments, so gin binds them."""
 
   def decorate(run: Callable[[Any], Any]) -> Callable[..., Any]:
     def call(**arguments):
@@ -239,7 +239,7 @@ def with_arguments_of(
         with damage.named(cfgs):
           return run(plan)
       except OSError as error:
-        # Of a library that writes to the folder, and may name no file.
+        # From a library that writes to the folder, and may not name the file.
         folder = vars(plan).get("output_dir") or plan.model_dir
         place = error.filename or folder
         raise failures.explain(error, place) or error from error

@@ -1,7 +1,7 @@
-"""All mistakes of a command that its words, folders and headers show.
+"""A search for the mistakes that a command's words, folders and headers show.
 
-They are found before JAX and TensorFlow are imported, which takes seconds, and
-before anything is written.
+It runs before JAX and TensorFlow are imported, which takes seconds, and before
+anything is written.
 """
 
 import ast
@@ -26,9 +26,9 @@ from t5x.formats import checkpoint_folder
 
 
 def before_imports(program: str) -> None:
-  """Shows help, or the mistakes of the command, and exits; or does neither.
+  """Shows help or the command's mistakes and exits; else just returns.
 
-  From here on, Ctrl-C ends the program with a line.
+  From here on, Ctrl-C ends the program with one line.
 
   Args:
     program: "train", "eval" or "infer".
@@ -48,7 +48,7 @@ def problems(program: str, words: Sequence[str]) -> Iterator[str]:
 
   Args:
     program: "train", "eval" or "infer".
-    words: Its arguments.
+    words: The command's arguments.
 
   Raises:
     ValueError: if an argument has no value.
@@ -107,7 +107,7 @@ def problems(program: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def _failures(check: Callable[[Any], Any], items: Iterable[Any]) -> list[str]:
-  """Returns the messages of the errors that a check of items raises."""
+  """Returns the messages of errors that a check raises for items."""
   found = []
   for item in items:
     try:
@@ -120,7 +120,7 @@ def _failures(check: Callable[[Any], Any], items: Iterable[Any]) -> list[str]:
 def _unknown_word(
   word: str, known: Sequence[str], read: Bindings, paths: Sequence[str]
 ) -> Iterator[str]:
-  """Yields the problem of an argument that is not a known flag."""
+  """Yields the problem if an argument is not a known flag."""
   name, equals, value = word.lstrip("-").partition("=")
   macro = name.upper()
   if not word.startswith("-"):
@@ -143,7 +143,7 @@ def _no_run(read: Bindings) -> str:
   for program, function in identity.FUNCTIONS.items():
     if read.root(function) is not None:
       return (
-        f"The gin files configure a run of t5x.{program}: start it with "
+        f"The gin files configure a t5x.{program} run: start it with "
         f"python -m t5x.{program}."
       )
   return (
@@ -158,12 +158,12 @@ def _check_place(
   configuration: identity.RunConfiguration,
   files: Sequence[str],
 ) -> None:
-  """Raises ValueError for the path of a missing base model or a wrong folder.
+  """Raises ValueError for a missing base model or a wrong folder.
 
   Args:
-    place: A setting that is a text. It is not a path, or one in a bucket.
-    configuration: The command's.
-    files: Its gin files.
+    place: A setting whose value is a string, which may be a path.
+    configuration: The command's configuration.
+    files: The command's gin files.
   """
   if storage.is_bucket(place.value) or not identity.matches(
     place.name, "base_model_paths", "folders"
@@ -171,7 +171,9 @@ def _check_place(
     return
   name = f"{place.macro or place.name}={place.text}"
   if (path := os.path.expanduser(place.value)) != place.value:
-    raise ValueError(f"{name}: no shell replaces ~ in quotes. Write {path}.")
+    raise ValueError(
+      f"{name}: shells do not replace ~ inside quotes. Write {path}."
+    )
   if identity.matches(place.name, "base_model_paths"):
     checkpoint_folder.find_checkpoint(place.value)
     return
@@ -201,6 +203,6 @@ def _check_place(
     if there in ([], list(files)):
       raise
     raise ValueError(
-      f"{name} has a run of {', '.join(there)}; this command names "
+      f"{name} has a run with {', '.join(there)}; this command names "
       f"{', '.join(files)}. Choose another folder."
     ) from e

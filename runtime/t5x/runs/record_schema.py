@@ -19,7 +19,7 @@ Finite = Annotated[float, pydantic.AllowInfNan(False)]
 
 
 def _check(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-  """Returns metrics, all of which are valid scores.
+  """Returns metrics after checking that all are valid scores.
 
   Raises:
     ValueError: if a metric is not finite, or a percentage outside [0, 100].
@@ -65,7 +65,7 @@ class Evaluation(Part):
       # Means may end on 100.00000000000001.
       distance = max(min(values) - self.score, self.score - max(values))
       if distance > 1e-6:
-        raise ValueError(f"the score {self.score} is no mean of its metrics")
+        raise ValueError(f"the score {self.score} is not a mean of its metrics")
     return self
 
 
@@ -73,8 +73,8 @@ class Device(Part):
   """The devices that a run used.
 
   Attributes:
-    platform: JAX's: "cpu", "gpu" or "tpu".
-    kind: JAX's, such as "TPU v4" or "cpu".
+    platform: JAX's platform: "cpu", "gpu" or "tpu".
+    kind: JAX's name of the device, such as "TPU v4" or "cpu".
     count: The number of devices of all processes.
     processes: The number of processes.
     cpus: The number of cores that the first process could use.
@@ -97,7 +97,7 @@ class Base(Part):
     path: The path that the run was given.
     step: The step of the checkpoint.
     fingerprint: The identity of its values.
-    name: The name in the checkpoint, if it has one.
+    name: The model's name in the checkpoint, if it has one.
   """
 
   path: str
@@ -164,7 +164,7 @@ class Record(Part):
     seconds: Wall time, earlier attempts included.
     step_seconds: Wall time of a training step, the median over the last
       attempt's logged means.
-    peak_memory_bytes: The most memory that the process used.
+    peak_memory_bytes: The greatest memory that the process used.
     base: The base model, if the run has one.
     parameters: The numbers of "trainable" and "frozen" parameters.
     data: Tasks, splits, numbers of examples, lengths.
@@ -236,7 +236,7 @@ def parse(
 
 
 def dump(fields: Mapping[str, Any], where: str) -> str:
-  """Returns the text of the `record.json` of some fields; see `parse`."""
+  """Returns the text of a `record.json` with some fields; see `parse`."""
   whole = parse(fields, where).model_dump(mode="json", by_alias=True)
   if whole["step_seconds"] is None:  # Records of schema 3 began without it.
     del whole["step_seconds"]

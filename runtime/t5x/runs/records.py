@@ -54,7 +54,7 @@ def cpu_model() -> str | None:
 
 
 def _git(*args: str) -> str | None:
-  """Returns git's answer about this file's repository, or None."""
+  """Returns git's output for this file's repository, or None."""
   try:
     return subprocess.run(
       ["git", "-C", os.path.dirname(__file__), *args],
@@ -129,9 +129,9 @@ def locked_folder(
     is_shared: Whether another run may be active in the folder.
 
   Yields:
-    The lock, and the record of the run before: {} without one. That of a
-    killed run is corrected from "running" to "interrupted": it could not do so,
-    and this one may fail before it writes a record.
+    The lock, and the previous run's record, {} without one. The record of a
+    killed run is corrected from "running" to "interrupted" at once, because the
+    new run may fail before it writes a record.
 
   Raises:
     ValueError: if the folder cannot be written, another run holds the lock, or
@@ -162,7 +162,7 @@ def locked_folder(
         path = os.path.join(folder, "record.json")
         _write(path, record)
         logging.warning(
-          "%s says that the run begun on %s is running, but its process is "
+          "%s says that the run started on %s is running, but its process is "
           "gone: it was killed. The record now says interrupted.",
           path,
           record.get("started"),
@@ -171,7 +171,7 @@ def locked_folder(
 
 
 def read(folder: str) -> dict[str, Any]:
-  """Returns a run's record, or {} without one; a garbled one is set aside."""
+  """Returns a run's record, or {} without one; sets a damaged one aside."""
   path = os.path.join(folder, "record.json")
   try:
     content = epath.Path(path).read_bytes()
@@ -182,7 +182,7 @@ def read(folder: str) -> dict[str, Any]:
     return json.loads(content)
   except ValueError as e:
     if jax.process_index() == 0:
-      safe_files.set_aside(path, str(e), "It is written anew.")
+      safe_files.set_aside(path, str(e), "A new one is written.")
     return {}
 
 
@@ -192,13 +192,13 @@ def _write(path: str, record: Mapping[str, Any]) -> None:
 
 
 def format_metrics(task: str, metrics: Mapping[str, float]) -> str:
-  """Returns a task's metrics as a line to read."""
+  """Returns a task's metrics as a readable line."""
   values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
   return f"{task}: {values}"
 
 
 class RunRecord:
-  """The record of an active run, which is on disk from its first second.
+  """The record of an active run, which is on disk from the start.
 
   Attributes:
     fields: The fields, as JSON.
@@ -267,15 +267,15 @@ class RunRecord:
     return self
 
   def _note_loss(self, reason: str) -> None:
-    """Writes that another process was lost, which may be the first one."""
+    """Writes that another process, perhaps the first one, was lost."""
     fields = read(os.path.dirname(self._path))
-    if fields.get("status") == "running":  # It may have said why.
+    if fields.get("status") == "running":  # Else it wrote its own error.
       _write(self._path, {**fields, "status": "failed", "error": reason})
 
   def __exit__(self, error_type, error, traceback) -> None:
-    # All of the processes agree to stop.
+    # All processes agreed to stop.
     if not isinstance(error, (events.CancelledError, type(None))):
-      # Now: on its way out this process may wait for them.
+      # Now, because this process may wait for the others while it exits.
       multihost.fail()
     if multihost.watch is not None:
       multihost.watch.on_loss.remove(self._note_loss)
@@ -289,15 +289,15 @@ class RunRecord:
       else:
         self.write(status="failed", error=f"{error_type.__name__}: {error}")
     except OSError as e:
-      # It must not hide the run's own error, such as a full disk.
+      # This must not hide the run's own error, such as a full disk.
       logging.warning("The record could not be written: %s", e)
 
   def write(self, **fields: Any) -> None:
     """Updates fields and the file.
 
     Raises:
-      ValueError: if they do not match the schema, for example if a score is not
-        a number; the record stays as it was.
+      ValueError: if the fields do not match the schema, for example if a score
+        is not a number; the record stays as it was.
       run_lock.LockLostError: if another run may have taken the folder.
     """
     if self._lock is not None:

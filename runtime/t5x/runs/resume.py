@@ -30,9 +30,9 @@ class RunInfo:
     seed: The seed of initialisers and dropout.
     shuffle_seed: The seed of the order of the training examples.
     evals: The inference evaluations so far; the loop adds its own.
-    acted: Mode -> step and metrics of each time that its actions ran, unless
-      those are `evals`; the loop adds its own.
-    is_stopped: Whether an action ended the run there.
+    acted: Mode -> step and metrics of each execution of its actions, unless
+      `evals` has them; the loop adds its own.
+    is_stopped: Whether an action ended the run at this checkpoint.
     seconds: The time that the run took so far.
   """
 
@@ -50,17 +50,17 @@ class RunInfo:
   seconds: float = 0.0
 
   def is_evaluated(self, step: int) -> bool:
-    """Returns whether the state of a step, the last one, was evaluated."""
+    """Returns whether the state of `step`, the current one, was evaluated."""
     return bool(self.evals) and self.evals[-1]["step"] == step
 
   def resumed(self, saved: Mapping[str, Any], step: int) -> "RunInfo":
-    """Adds the past of a run: what its checkpoint of a step has `saved`."""
+    """Adds the facts that the run's checkpoint at a step has `saved`."""
     past = ("first_step", "evals", "acted", "is_stopped", "seconds")
-    # Older checkpoints lack some.
+    # Older checkpoints lack some fields.
     known = {name: saved[name] for name in past if name in saved}
     info = dataclasses.replace(self, **known)
     if "TRAIN_EVAL" in info.acted and not info.is_evaluated(step):
-      # An evaluation of the loss alone is done again.
+      # An evaluation of only the loss is repeated.
       info.acted["TRAIN_EVAL"] = [
         x for x in info.acted["TRAIN_EVAL"] if x["step"] < step
       ]
@@ -71,9 +71,9 @@ class Earlier:
   """The run that a folder has already, and how its settings differ."""
 
   def __init__(self, plan: Plan, record: Mapping[str, Any]):
-    """Checks that a run may begin or resume in its folder, which exists.
+    """Checks that a run may begin or resume in its existing folder.
 
-    A run that saved no step leaves nothing to resume: any other may take over.
+    If the earlier run saved no step, any run may take over the folder.
 
     Args:
       plan: The new run.
@@ -84,7 +84,7 @@ class Earlier:
         old and new values, or is damaged.
     """
     self._plan, self._record = plan, record
-    # The settings that are new, and the changes before, as in a record.
+    # The new settings, and the earlier changes, as in a record.
     self._differences: list[identity.Difference] = []
     self._changes: list[dict[str, Any]] = []
     folder = plan.model_dir
@@ -127,19 +127,19 @@ class Earlier:
   def ending(
     self, step: int, is_stopped: bool, last_step: int, is_done: bool
   ) -> tuple[str | None, bool]:
-    """Returns how the run has ended, and whether its record says so.
+    """Returns the status of a run that has ended, and whether it is recorded.
 
     Args:
       step: The step of the run's last good checkpoint.
-      is_stopped: Whether an action ended the run there.
-      last_step: The step that the run is to end with.
+      is_stopped: Whether an action ended the run at that step.
+      last_step: The step at which the run should end.
       is_done: Whether the last step was done and evaluated.
 
     Returns:
       "finished", "stopped" by an action, or None if there is something left to
-      do: more steps or other settings resume a run that was stopped. A run that
-      was killed at its end has no record of it; if it did its last step, it
-      resumes there, as the evaluation of that step may be missing.
+      do: more steps or other settings resume a stopped run. A run that was
+      killed at its end has no record of it; if it did its last step, it resumes
+      there, because the evaluation of that step may be missing.
 
     Raises:
       ValueError: if the run is over, but had other settings.
@@ -169,9 +169,9 @@ def choose_seed(
   """Returns a seed, the same in all processes.
 
   Args:
-    given: The seed that the plan gives, if it does.
-    run_info: What the run's newest whole checkpoint holds, if there is one.
-    name: The seed's name there; without a checkpoint, it is drawn.
+    given: The seed of the plan, or None.
+    run_info: The facts in the run's newest whole checkpoint, if there is one.
+    name: The seed's name in `run_info`; without a checkpoint, it is drawn.
   """
   if given is not None:
     return given
@@ -193,13 +193,13 @@ def restore(
     initializer: Reads the base model.
     checkpointer: Reads the checkpoint.
     is_new: Whether the run has no checkpoint.
-    seeds: Of initialisers and dropout, and of the order of the data.
+    seeds: Seeds of initialisers and dropout, and of the order of the data.
 
   Returns:
     The state, the base model, and the facts of the run.
 
   Raises:
-    ValueError: if the run's checkpoint is on another base model or task.
+    ValueError: if the run's checkpoint has another base model or task.
   """
   cfg, base = plan.checkpoint_cfg.restore, None
   init_rng, _ = plan.rngs(seeds[0])
@@ -216,18 +216,19 @@ def restore(
   )
   if is_new:
     return state, base, info
-  # What trains is read anew: the devices need not hold it twice.
+  # Trainable parameters are read again, so devices need not hold them twice.
   frozen = state.frozen
   del state
   state, saved = checkpointer.restore_run(initializer.train_state_axes)
   before, now = saved["base_fingerprint"], info.base_fingerprint
   if before is None and now is None and info.base and saved["base"]:
-    # Nothing is frozen: the run is compared by the model that it began with.
+    # Nothing is frozen, so the models that the runs began with are compared.
     before, now = saved["base"]["fingerprint"], info.base["fingerprint"]
   if before != now:
     raise ValueError(
-      f"{plan.model_dir} was trained on the base model {before}, this one is "
-      f"{now}. Give its INITIAL_CHECKPOINT_PATH, or choose another folder."
+      f"{plan.model_dir} was trained on the base model {before}, but this one "
+      f"is {now}. Give the INITIAL_CHECKPOINT_PATH of that run, or choose "
+      "another folder."
     )
   if saved["task"] != info.task:
     raise ValueError(
@@ -241,7 +242,7 @@ def restore(
 def _frozen_fingerprint(
   state: TrainState, base: checkpoints.BaseCheckpoint | None
 ) -> str | None:
-  """Returns that of the frozen parameters; in int8, they keep their base's."""
+  """Returns the frozen parameters' fingerprint; in int8, their base model's."""
   if base and int8.is_used(state.frozen):
     return base.metadata.get("base_fingerprint") or base.fingerprint
   return checkpoints.fingerprint(state.frozen) if state.frozen else None

@@ -20,8 +20,8 @@ class RunData:
 
   Attributes:
     batches: This process's part of the training batches.
-    train_evals: Task -> batches to compute the loss on.
-    evaluator: Decodes and computes metrics, if a split is to be decoded.
+    train_evals: Task -> batches on which to compute the loss.
+    evaluator: Decodes a split and computes its metrics, if one is configured.
     facts: The field `data` of the record.
     notices: Sentences for the user.
   """
@@ -37,10 +37,10 @@ def bind(plan: Plan) -> dict[str, datasets.DatasetConfig]:
   """Returns a run's data sets in its model's tokens.
 
   Returns:
-    "training", "loss" or "scores" -> configuration, if there is one.
+    "training", "loss" or "scores" -> configuration, if the plan has one.
 
   Raises:
-    ValueError: if a split is unknown or of another vocabulary, or the mesh
+    ValueError: if a split is unknown or has another vocabulary, or the mesh
       does not divide a batch.
   """
   cfgs = {
@@ -79,7 +79,8 @@ def read(
   model, partitioner = plan.model, plan.partitioner
   train_cfg = dataclasses.replace(cfgs["training"], seed=shuffle_seed)
   loss_cfg, scored_cfg = cfgs.get("loss"), cfgs.get("scores")
-  notices = list(truncation.check_known(train_cfg))  # Nothing is written yet.
+  # This comes before anything is written.
+  notices = list(truncation.check_known(train_cfg))
   batches = datasets.get_dataset(
     train_cfg,
     partitioner.local_rows(train_cfg.batch_size),

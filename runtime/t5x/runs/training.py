@@ -25,7 +25,7 @@ from t5x.runs.plan import Outcome, Plan
 def train(plan: Plan) -> Outcome:
   """Trains, evaluates and saves, and resumes a run that was stopped.
 
-  It neither prints, nor exits, nor touches signals, and runs in any thread. Its
+  It does not print, exit or touch signals, and works in any thread. Its
   arguments are those of `Plan`.
 
   Returns:
@@ -63,7 +63,7 @@ def train(plan: Plan) -> Outcome:
         base,
         plan.configuration,
         seconds_before=info.seconds,
-        # An earlier attempt, which this one resumes, began the run.
+        # The run started with the earlier attempt that this one resumes.
         **({"started": record["started"]} if info.seconds and record else {}),
         changes=changes,
         parameters=parameters,
@@ -76,7 +76,7 @@ def train(plan: Plan) -> Outcome:
     )
     loop.log = metric_log.MetricLog(
       folder,
-      # Without a checkpoint, all lines are of a run that left nothing else.
+      # Without a checkpoint, all lines belong to a run that left nothing else.
       step if loop.checkpointer.all_steps() else -1,
       info.evals,
       is_evaluated=status is not None or info.is_evaluated(step),
@@ -103,7 +103,7 @@ def _open(
   """Reads data, parameters and the base model; `stack` closes them."""
   restore_cfg = plan.checkpoint_cfg.restore
   if restore_cfg is not None and restore_cfg.path is not None:
-    # Before anything large is read.
+    # This comes before anything large is read.
     checkpoints.find_checkpoint(restore_cfg.path)
   cfgs = run_data.bind(plan)
   count_cuts = stack.enter_context(truncation.counted_meanwhile(cfgs))
@@ -119,7 +119,7 @@ def _open(
     checkpoints_dir=plan.model_dir,
     keep=plan.save_cfg.keep,
   )
-  # However the run ends, a checkpoint that was begun is finished.
+  # However the run ends, a started checkpoint is finished.
   stack.enter_context(checkpointer)
   checkpointer.check_lock = lock.check
   run_info = checkpointer.find_run()
