@@ -27,20 +27,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
-  """Copies prompts to the folder that is served.
+  """Copies prompts to the served folder.
 
   Args:
     given: Files or folders of prompts of one model. A `prompt.safetensors` gets
       the name of its folder.
     folder: The folder of prompts.
-    checkpoint: The model; by default the one that they name.
+    checkpoint: The model; by default the one that the prompts name.
 
   Returns:
     The model.
 
   Raises:
-    ValueError: if they name none or several, or another prompt has a name, or
-      requests cannot have a prompt's name.
+    ValueError: if the prompts do not name exactly one model, a name belongs to
+      another prompt, or requests cannot use a name.
   """
   from etils import epath
 
@@ -52,10 +52,10 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
   known, models, copies = set(), {}, {}
   for path in given:
     file = pathlib.Path(os.path.abspath(path))
-    # A folder's name, or one on the hub, may have dots.
+    # The name of a folder, or of a prompt on the hub, may have dots.
     name = file.stem if file.suffix in prompt_files.SUFFIXES else file.name
     name = file.parent.name if name == "prompt" else name
-    owners.check(name)  # The server would leave its file out.
+    owners.check(name)  # The server would ignore the file.
     prompt, metadata = prompt_conversion.read_prompt(path)
     if metadata is not None:
       if (model := metadata.base_fingerprint) != prompt_files.UNKNOWN:
@@ -73,7 +73,7 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
   checkpoint = checkpoint or next(iter(named), None)
   if checkpoint is None:
     raise ValueError(
-      f"{', '.join(given)}: the model is not named. Give it: --checkpoint=PATH."
+      f"{', '.join(given)} names no model. Give --checkpoint=PATH."
     )
   target.mkdir(parents=True, exist_ok=True)
   for path, (prompt, metadata) in copies.items():
@@ -96,8 +96,8 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
   if args.demo:
     if args.files:
       raise ValueError(
-        f"--demo serves its own prompts, and not {', '.join(args.files)}: "
-        "leave one of them out."
+        f"--demo serves its own prompts, not {', '.join(args.files)}: leave "
+        "one of them out."
       )
     from prompt_tuning.serving import demo
 

@@ -1,6 +1,6 @@
-"""The access log: a line of JSON for each request, and for each change.
+"""The access log: a line of JSON for each request and each change.
 
-Lines name tenants, routes and ids, and never keys or the text of requests.
+Lines name tenants, routes and ids, but never keys or the text of requests.
 """
 
 import contextvars
@@ -19,12 +19,12 @@ from prompt_tuning.serving.metrics import Metrics
 
 _LOG = logging.getLogger(__name__)
 _LOG.propagate = False
-# The id of the running request, which its response has in a header.
+# The id of the running request; its response has the id in a header.
 _id: contextvars.ContextVar[str] = contextvars.ContextVar("id", default="")
 
 
 def write_to(path: str) -> None:
-  """Starts the log, in a file or, for "-", in the standard output."""
+  """Starts the log, in a file or, for "-", on standard output."""
   is_file = path != "-"
   _LOG.handlers[:] = [
     logging.handlers.WatchedFileHandler(path, encoding="utf-8")
@@ -57,12 +57,12 @@ class LogMiddleware:
     self._app, self._metrics = app, metrics
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-    """Passes a request on, and logs it at its end."""
+    """Passes a request on, and logs it when it ends."""
     if scope["type"] != "http":
       await self._app(scope, receive, send)
       return
     start, status, size, method = time.monotonic(), 0, 0, scope["method"]
-    _id.set(random.randbytes(8).hex())  # `secrets` gives up Python's lock.
+    _id.set(random.randbytes(8).hex())  # `secrets` would release Python's lock.
     scope = {**scope, "method": "GET" if method == "HEAD" else method}
 
     async def send_named(message: Message) -> None:
@@ -85,7 +85,7 @@ class LogMiddleware:
         address=(scope.get("client") or [""])[0],
         method=method,
         route=route,
-        # Where the answer is an error, these may be anything.
+        # If the answer is an error, the names may be any text.
         names=scope.get("path_params", {}) if 0 < status < 400 else {},
         status=status,
         bytes=size,

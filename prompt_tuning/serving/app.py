@@ -1,4 +1,4 @@
-"""The HTTP application: its own routes, the others', and the middleware."""
+"""The HTTP application: its own routes, other modules', and the middleware."""
 
 import asyncio
 import contextlib
@@ -51,14 +51,14 @@ def make(service: Service) -> fastapi.FastAPI:
     lifespan=service.lifespan,
     docs_url=None,
     redoc_url=None,
-    # The middleware has the others.
+    # The middleware handles the other exceptions.
     exception_handlers={
       HTTPException: errors.respond,
       RequestValidationError: errors.respond,
     },
   )
   for add_routes in (
-    completions.add_routes,  # First: routes are looked through in order.
+    completions.add_routes,  # First, because routes are searched in order.
     _add_probes,
     _add_models,
     _add_page,
@@ -67,7 +67,7 @@ def make(service: Service) -> fastapi.FastAPI:
   if service.jobs is not None:
     job_routes.add_routes(app, service)
   app.add_middleware(LimitsMiddleware, quotas=service.quotas)
-  app.add_middleware(LogMiddleware, metrics=service.metrics)  # The outer one.
+  app.add_middleware(LogMiddleware, metrics=service.metrics)  # Outermost.
   return app
 
 
@@ -76,13 +76,14 @@ def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
     if service.engine.failure is not None:
       raise ApiError(500, "The engine failed.", "internal_error")
 
-  # Async: all threads may be waiting for a folder that does not answer.
+  # Async, because all threads may be waiting for a folder that hangs.
   @app.get("/healthz")
   async def health():
     """Returns 200 unless the process should be restarted."""
     check_engine()
     problems = await service.problems()
-    # No reason to restart: the process answers, and a new one had them too.
+    # Not a reason to restart: the process answers, and a new one would have
+    # the same problems.
     return {"status": "degraded" if problems else "ok", **problems}
 
   @app.get("/readyz")
@@ -96,7 +97,7 @@ def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
   @app.get("/metrics")
   async def metrics():
     if service.jobs is not None:
-      with contextlib.suppress(OSError, sqlite3.Error):  # /healthz tells.
+      with contextlib.suppress(OSError, sqlite3.Error):  # /healthz reports it.
         counts = await service.job_threads.run(service.jobs.counts, seconds=1)
         service.metrics.count_jobs(counts)
     return fastapi.Response(
@@ -148,7 +149,7 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
       )
 
     with errors.refusing():
-      # In a thread: an archive may be large, and the folder in a bucket.
+      # In a thread, because an archive may be large, or the folder in a bucket.
       prompt = await service.prompt_threads.run(store)
     access_log.write("prompt.stored", prompt=prompt.name)
     return described(prompt)
@@ -205,7 +206,7 @@ def _add_page(app: fastapi.FastAPI, service: Service) -> None:
   """Adds the page's files, and the routes that only it uses."""
   folder = resources.files("prompt_tuning.serving") / "static"
   files = {path.name: path.read_bytes() for path in folder.iterdir()}
-  # One analysis at a time: each copies the embeddings, in float32.
+  # One analysis at a time, because each copies the embeddings in float32.
   analysing = asyncio.Lock()
 
   @app.get("/")
@@ -230,7 +231,7 @@ def _add_page(app: fastapi.FastAPI, service: Service) -> None:
 
   @app.get("/v1/prompts/{name}/words")
   async def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):
-    """Returns the words of the vocabulary that are nearest to a prompt."""
+    """Returns the vocabulary's words that are nearest to a prompt."""
     prompt = await service.prompt_alone(name)
     async with analysing:
       return await asyncio.to_thread(_words, service, prompt, count)

@@ -1,4 +1,4 @@
-"""The routes that answer an input, in OpenAI's form, and `/v1/rank`."""
+"""The routes that answer inputs, in OpenAI's format, and `/v1/rank`."""
 
 import asyncio
 import base64
@@ -94,7 +94,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
 
 
 class _Route(routing.APIRoute):
-  """A route that reads a valid JSON body itself, which FastAPI does slowly."""
+  """A route that reads valid JSON bodies itself, because FastAPI is slow."""
 
   def get_route_handler(self) -> Callable[..., Any]:
     """Returns the function that answers a request."""
@@ -107,7 +107,7 @@ class _Route(routing.APIRoute):
       content = await request.body()
       try:
         body = schema.model_validate(json.loads(content))
-      except Exception:  # FastAPI finds it, and tells.
+      except Exception:  # FastAPI finds the same error, and reports it.
         return await others(request)
       answer = await self.endpoint(request, body)
       is_whole = isinstance(answer, dict)
@@ -119,7 +119,7 @@ class _Route(routing.APIRoute):
 def _list(
   model: str, data: list[Any], inputs: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-  """Returns the answer for inputs that make no tokens."""
+  """Returns the response for inputs that generate no tokens."""
   total = sum(map(len, inputs))
   usage = {"prompt_tokens": total, "total_tokens": total}
   return {"object": "list", "model": model, "data": data, "usage": usage}
@@ -128,16 +128,16 @@ def _list(
 async def _answer(
   service: Service, request: fastapi.Request, body: Completion | Chat
 ) -> EventStream | dict[str, Any]:
-  """Generates answers, whole or as a stream."""
+  """Generates answers, complete or as a stream."""
   prompt = await service.prompt(body.model)
   vocabulary = service.engine.model.vocabulary
   stops = [x for x in body.stop if x]
-  # A stream ends its rows itself.
+  # A stream cancels its rows itself.
   may_end = bool(stops) and not body.stream
   seed = random.getrandbits(32) if body.seed is None else body.seed % 2**32
   most = max(service.engine.settings.shapes.steps)
   if body.num_beams and body.n > 1:
-    raise errors.invalid("A beam search has one result: n must be 1.", "n")
+    raise errors.invalid("A beam search has one result, so n must be 1.", "n")
   messages = body.conversation if isinstance(body, Chat) else ()
   inputs = _inputs(service, body.given, body.n, body.field, messages)
   rows = [
@@ -147,7 +147,7 @@ async def _answer(
       min(body.limit or most, most),
       temperature=body.temperature,
       seed=seed,
-      # Samples of equal inputs differ, too.
+      # Samples differ even for equal inputs.
       choice=i * body.n + j,
       num_beams=body.num_beams,
       top_log_probs=body.top or 0,
@@ -186,10 +186,10 @@ def _inputs(
   """Returns the tokens of each input, up to the end of sequence.
 
   Args:
-    service: The service, whose engine has room for so many.
+    service: The service, whose engine limits the number of inputs.
     given: The inputs.
     samples: The number of samples of each.
-    field: The field that holds them.
+    field: The request's field with the inputs.
     messages: The conversation that a single input ends.
 
   Raises:
@@ -203,7 +203,7 @@ def _inputs(
   if isinstance(given[0], int):
     given = [given]  # pyright: ignore[reportAssignmentType]
   room, inputs = service.engine.settings.room, []
-  if (number := len(given) * samples) > room:  # Before any work on them.
+  if (number := len(given) * samples) > room:  # Before any work on inputs.
     raise errors.invalid(
       f"Expected at most {room} inputs, samples included, got {number}.",
       field,
@@ -259,11 +259,11 @@ def _stream(
   answers: Sequence[Answer],
   head: dict[str, Any],
 ) -> EventStream:
-  """Hands the rows to the engine; returns their answers as the tokens come."""
+  """Submits rows to the engine; returns their answers as tokens arrive."""
   loop = asyncio.get_running_loop()
   start = loop.time()
-  # (row, token), or (row, None) at its end. `max_tokens` bounds it if the
-  # client is slow.
+  # (row, token), or (row, None) at the row's end. If the client is slow,
+  # `max_tokens` bounds its size.
   queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
 
   def put(index: int, token: Token | None) -> None:  # In the engine's thread.
@@ -280,18 +280,18 @@ def _stream(
     ticket.add_done_callback(lambda _, i=i: put(i, None))
 
   def event(content: dict[str, Any]) -> str:
-    # In ASCII: many clients take Unicode's line separators for ends of lines.
+    # In ASCII, because many clients end lines at Unicode's line separators.
     return f"data: {json.dumps(content)}\n\n"
 
   async def events() -> AsyncIterator[str]:
     open_rows, num_sent = set(range(len(rows))), [0] * len(rows)
     try:
       while open_rows:
-        # Without the `yield`: a slow client does not exceed the time.
+        # The `yield` is outside, so that a slow client uses up no time.
         async with service.in_time(start):
           index, token = await queue.get()
         if index not in open_rows:
-          continue  # A stop ended it.
+          continue  # A stop sequence ended the row.
         answer, reason = answers[index], None
         if token is None:
           generated = tickets[index].result()
@@ -300,7 +300,7 @@ def _stream(
         else:
           text = answer.add(token)
           if answer.was_cut:
-            tickets[index].cancel()  # More tokens are of no use.
+            tickets[index].cancel()  # No more tokens are needed.
             reason = "stop"
         if text or reason:
           first, num_sent[index] = num_sent[index], len(answer.tokens)

@@ -1,4 +1,4 @@
-"""The demo: a miniature of this repository, with its prompts."""
+"""The demo: a miniature model of this repository, with its prompts."""
 
 from collections.abc import Iterable, Iterator
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import tasks  # noqa: F401  # Registers them.
+from prompt_tuning import tasks  # noqa: F401  # Registers the tasks.
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.frozen_model import FrozenModel
 from t5x import checkpoints
@@ -24,17 +24,17 @@ _SPLITS = {"train": 1000, "validation": 100}
 def defaults() -> dict[str, Any]:
   """Returns the demo's defaults for the flags of the server.
 
-  The prompts of the repository are copied to the user's cache folder, where new
-  prompts go too. Each model has a folder there.
+  The prompts of the repository are copied to the user's cache folder, which
+  also gets new prompts. It has a folder for each model.
 
   Raises:
-    ValueError: if the repository's checkpoints are not here.
+    ValueError: if the repository's checkpoints are missing.
   """
   model = pathlib.Path(pt.gin_search_path(), "checkpoints", "ladder_m")
   if not model.is_dir():
     raise ValueError(
-      f"Expected {model}, which the repository has and an installed package "
-      "has not: start the demo in a checkout."
+      f"Expected {model}, which is in the repository but not in an installed "
+      "package: start the demo in a checkout."
     )
   checkpoint = str(model / "lm_100")
   fingerprint = checkpoints.open_checkpoint(checkpoint).fingerprint
@@ -49,7 +49,7 @@ def defaults() -> dict[str, Any]:
     "checkpoint": checkpoint,
     "prompts": str(prompts),
     "jobs": str(folder / "jobs"),
-    # Few shapes, which compile in seconds.
+    # Few shapes, so that they compile in seconds.
     "rows": 4,
     "lengths": [96],
     "max_tokens": 16,
@@ -64,7 +64,7 @@ def examples(
 
   Args:
     model: The model, whose vocabulary the tasks use.
-    prompts: Names of prompts, which are those of tasks.
+    prompts: Names of prompts, each of which is the name of its task.
   """
   return [
     {"model": name, "input": text}
@@ -75,7 +75,7 @@ def examples(
 
 
 def data_sets(model: FrozenModel, folder: str) -> list[str]:
-  """Writes files for `POST /v1/files`, for a task that has no prompt yet.
+  """Writes files for `POST /v1/files`, of a task that has no prompt yet.
 
   Returns:
     The paths of two files: one to train on, and one to evaluate on.

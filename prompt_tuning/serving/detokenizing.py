@@ -1,4 +1,4 @@
-"""Tokens as the text of an answer, which stop sequences may end."""
+"""Conversion of tokens to an answer's text, which stop sequences may end."""
 
 import bisect
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import seqio
 
 from prompt_tuning.inference.requests import Token
 
-# Decoders write it for a character with missing bytes.
+# Decoders write this for a character with missing bytes.
 _INCOMPLETE = "\ufffd"
 
 
@@ -37,7 +37,7 @@ class Answer:
     text, self.was_cut = self._whole(self.tokens)
     if not self.was_cut:
       text = text.rstrip(_INCOMPLETE)
-      # The end may be the beginning of a stop sequence.
+      # The text may end with the beginning of a stop sequence.
       held = max(map(len, self.stops), default=1) - 1
       text = text[: max(self._sent, len(text) - held)]
     return self._new(text)
@@ -47,7 +47,7 @@ class Answer:
     return self._new(self._whole(self.tokens)[0])
 
   def add_all(self, tokens: Sequence[Token]) -> str:
-    """Adds the tokens up to the first stop, as a stream; returns their text."""
+    """Adds the tokens up to the first stop sequence; returns their text."""
     if self.stops:
       length = bisect.bisect_left(
         range(len(tokens)), True, key=lambda i: self._whole(tokens[:i])[1]
@@ -76,7 +76,7 @@ class Answer:
     """Returns log probabilities in the format of OpenAI's completions.
 
     Args:
-      top: Number of likeliest tokens at each place.
+      top: Number of likeliest tokens at each position.
       first: Index of the first token to include.
     """
     ids, tokens = [token.id for token in self.tokens], self.tokens[first:]
@@ -93,7 +93,7 @@ class Answer:
     }
 
   def _likeliest(self, token: Token) -> dict[str, float]:
-    """Returns the likeliest texts; the first of tokens with one text counts."""
+    """Returns the likeliest texts; equal texts count once, for the first."""
     found = {}
     for i, log_prob in token.top:
       found.setdefault(self._piece(i), log_prob)

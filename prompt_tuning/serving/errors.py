@@ -1,4 +1,4 @@
-"""Errors in OpenAI's form, and the exceptions that become them."""
+"""Errors in OpenAI's format, and their conversion from exceptions."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -76,7 +76,7 @@ def not_ready(message: str) -> ApiError:
 
 @contextlib.contextmanager
 def refusing(param: str | None = None) -> Iterator[None]:
-  """Turns a ValueError into an ApiError that may blame a field."""
+  """Turns a ValueError into an ApiError, which may name a wrong field."""
   try:
     yield
   except FieldError as error:
@@ -87,7 +87,7 @@ def refusing(param: str | None = None) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-  """Returns the reason for a failure, without paths of the server."""
+  """Returns the reason for a failure, without the server's paths."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   if isinstance(error, sqlite3.Error | TimeoutError):
@@ -96,7 +96,7 @@ def reason(error: BaseException) -> str:
 
 
 def _of_storage(error: OSError | sqlite3.Error) -> ApiError:
-  """Returns the error for a request that a disk or a bucket failed."""
+  """Returns the error for a request that failed in a disk or a bucket."""
   logging.warning("Storage failed: %r", error)
   message = f"The server's storage failed: {reason(error)}."
   code = getattr(error, "sqlite_errorcode", None)
@@ -132,14 +132,14 @@ def api_error(error: BaseException) -> ApiError:
       return ApiError(409, str(error), "file_in_use")
     case RequestValidationError():
       first = error.errors()[0]
-      # The body of another content type is bytes.
+      # With another content type, the body is bytes.
       if first["type"] == "json_invalid" or isinstance(first["input"], bytes):
         return invalid(
           "Expected a JSON body with Content-Type application/json."
         )
       # Without "body" or "query", and without the indices of items.
       place = [x for x in first["loc"][1:] if isinstance(x, str)]
-      # After the fields, pydantic adds the kinds of unions.
+      # After the fields, pydantic names the member of a union.
       bodies = schemas.Schema.__subclasses__()
       fields = {name for body in bodies for name in body.model_fields}
       if first["type"] == "extra_forbidden":

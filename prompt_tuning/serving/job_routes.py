@@ -1,4 +1,4 @@
-"""`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
+"""`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's format."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -80,7 +80,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
   @app.get("/v1/fine_tuning/jobs/{id}/checkpoints")
   @route
   def checkpoints(id: str, limit: Limit = 10, after: str | None = None):
-    """Returns the only checkpoint that answers: the job's prompt."""
+    """Returns the only checkpoint that can be served: the job's prompt."""
     job = own().job(id)
     found = {f"ftckpt-{id[6:]}": job} if job.status == SUCCEEDED else {}
     return page(found, _checkpoint, limit, after)
@@ -96,14 +96,14 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
   ):
     store = own()
     store.job(id)
-    if not stream:  # The newest first, as OpenAI's.
+    if not stream:  # The newest first, as in OpenAI's API.
       items = {f"ftevent-{x.number}": x for x in reversed(store.events(id))}
       return page(items, _event, 1000 if limit is None else limit, after)
     for name, value in {"limit": limit, "after": after}.items():
       if value is not None:
         raise errors.invalid(
-          f"A stream has no {name}: the header Last-Event-ID says where it "
-          "starts.",
+          f"A stream has no {name}: use the header Last-Event-ID to choose its "
+          "start.",
           name,
         )
     last = request.headers.get("last-event-id", "")
@@ -120,7 +120,7 @@ def _add_files(app: fastapi.FastAPI, service: Service) -> None:
   async def upload(
     file: fastapi.UploadFile,
     purpose: Literal["fine-tune"] = fastapi.Form(),
-    # Refused, as files stay until they are deleted.
+    # Refused, because files stay until they are deleted.
     end: None = fastapi.Form(None, alias="expires_after[anchor]"),
   ):
     del purpose, end
@@ -200,8 +200,8 @@ def _check_examples(
 ) -> None:
   """Refuses examples and labels that the worker would refuse.
 
-  And validation texts that are too long to answer, or for memory: training cuts
-  such texts.
+  It also refuses validation texts that are too long for an answer or the
+  memory; training texts would just be cut.
   """
   vocabulary = service.engine.model.vocabulary
   most = max(service.engine.settings.shapes.lengths)
@@ -212,13 +212,13 @@ def _check_examples(
     targets, _ = text_pairs.targets_of(train, vocabulary, labels)
   for number, pair in enumerate(validation_file, 1):
     for text in pair:
-      # Odd characters aside, few texts have more tokens than bytes, but for a
-      # space in front.
+      # Except for odd characters, few texts have more tokens than bytes, plus
+      # one for a space in front.
       size = len(text.encode()) + 1
       if size >= most and len(vocabulary.encode(text)) >= most:
         raise errors.invalid(
           f"Expected texts of less than {most} tokens in the validation file, "
-          f"as the server answers; one of example {number} has more.",
+          f"the server's limit; a text of example {number} has more.",
           "validation_file",
         )
     with errors.refusing("validation_file"):
@@ -233,7 +233,7 @@ def _check_examples(
 def _settings(
   service: Service, given: Hyperparameters, seed: int, pairs: int
 ) -> jobs_lib.Settings:
-  """Returns the settings of a job, with numbers for "auto" and epochs."""
+  """Returns the settings of a job, with "auto" and epochs as numbers."""
   default = jobs_lib.Settings()
   longest = service.engine.settings.longest_prompt
   length = given.length or min(default.length, longest)
@@ -343,15 +343,15 @@ def _checkpoint(job: Job) -> dict[str, Any]:
 async def _stream(
   service: Service, store: JobStore, id: str, after: int
 ) -> AsyncIterator[str]:
-  """Yields a job's events as server-sent ones, until the job is over."""
+  """Yields a job's events as server-sent events, until the job is over."""
   run = service.job_threads.run
   while not service.is_stopping:
-    try:  # In this order: all events of a job that is over are read.
+    try:  # In this order, so that all events of a finished job are read.
       job = await run(store.job, id)
       events = await run(store.events, id, after)
     except (OSError, sqlite3.Error) as error:
       yield f"data: {json.dumps(errors.api_error(error).body)}\n\n"
-      return  # The client may ask again, by Last-Event-ID.
+      return  # The client may continue with Last-Event-ID.
     for event in events:
       after = event.number
       yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"

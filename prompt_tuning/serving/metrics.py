@@ -18,7 +18,7 @@ from prompt_tuning.tuning_jobs import owners
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
-# The label of all prompts that tenants own.
+# The common label of all prompts that tenants own.
 _OWNED = "(owned)"
 # The number of prompts that get a separate label, and the label of the others.
 _MOST_NAMED, _OTHERS = 500, "(others)"
@@ -26,7 +26,7 @@ _MOST_NAMED, _OTHERS = 500, "(others)"
 
 @dataclasses.dataclass(frozen=True)
 class _Swaps:
-  """A counter that a table of prompts keeps."""
+  """A counter whose value is in the table of prompts."""
 
   table: PromptTable
 
@@ -81,7 +81,7 @@ class Metrics:
     )
 
   def watch(self, engine: Engine, store: PromptStore) -> None:
-    """Adds gauges whose values are computed when they are read."""
+    """Adds gauges, which are computed when they are read."""
     table = engine.table
     for name, text, value in (
       ("queue", "Inputs that wait.", lambda: engine.queued),
@@ -129,7 +129,7 @@ class Metrics:
   def count_answers(
     self, model: str, kind: str, rows: Sequence[Request]
   ) -> None:
-    """Counts inputs that were answered, without the names of owned prompts."""
+    """Counts answered inputs, without the names of owned prompts."""
     prompt = rows[0].prompt
     if prompt is not None and owners.split(prompt.name)[1]:
       model = _OWNED
@@ -140,7 +140,7 @@ class Metrics:
     self._answers.labels(model, kind).inc(len(rows))
 
   def count_jobs(self, counts: Mapping[str, int]) -> None:
-    """Takes the number of jobs of each status."""
+    """Sets the number of jobs for each status."""
     for status, number in counts.items():
       self._jobs.labels(status).set(number)
 
@@ -150,7 +150,7 @@ class Metrics:
     self._seconds.labels(route).observe(seconds)
 
   def text(self, prompts: set[str]) -> bytes:
-    """Returns all metrics in Prometheus's format, but of removed prompts."""
+    """Returns all metrics in Prometheus's format, without removed prompts."""
     for name in self._named - prompts:
       self._answers.remove_by_labels({"prompt": name})
     self._named &= prompts

@@ -1,4 +1,4 @@
-"""Middleware that checks a request's form, origin, key, rate, size and time."""
+"""Middleware that checks a request's head, origin, key, rate, size and time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,28 +16,28 @@ from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.tenants import Quotas
 from prompt_tuning.tuning_jobs import owners
 
-# Probes, and the page that asks for a key, need no key and have no rate.
+# Probes, and the page that asks for a key, need no key and have no rate limit.
 _OPEN = re.compile(r"/(static/.*|healthz|readyz)?")
-# The bodies of these may be large.
+# Requests whose bodies may be large.
 _UPLOAD = re.compile(r"(POST|PUT) /v1/(prompts/.*|files)")
-# The number of large uploads that arrive from a client at once, into files, and
-# of those that are in memory at once, once they are complete. Others wait.
+# The number of a client's uploads that may arrive at once, into files, and of
+# all complete uploads that may be in memory at once. Others wait.
 _ARRIVING, _UPLOADS = 16, 4
 # The maximum size of the headers and the path.
 _HEAD_BYTES = 2**16
-# The time for a request to arrive, ten times as long for an upload; and for a
-# client to take a part of a stream, or a MiB.
+# The time for a request to arrive, with ten times as much for an upload; and
+# for a client to read a part of a stream, or a MiB.
 _READ_SECONDS, _WRITE_SECONDS = 30.0, 30.0
 
 
 class LimitsMiddleware:
-  """An ASGI application that passes on the requests within the limits."""
+  """An ASGI application that passes on requests within the limits."""
 
   def __init__(self, app: ASGIApp, quotas: Quotas):
-    """Keeps the application behind it, and the quotas, with their limits."""
+    """Keeps the wrapped application, and the quotas with their limits."""
     self._app, self._limits, self._quotas = app, quotas.limits, quotas
     self._uploads = asyncio.Semaphore(_UPLOADS)
-    # Client -> the uploads that may arrive from it.
+    # Client -> a semaphore for the uploads that arrive from it.
     self._arriving: weakref.WeakValueDictionary[str, asyncio.Semaphore] = (
       weakref.WeakValueDictionary()
     )
@@ -57,7 +57,7 @@ class LimitsMiddleware:
       async with asyncio.timeout(_WRITE_SECONDS * parts):
         await send(message)
 
-    # Nothing belongs to a request before its key was accepted.
+    # A request owns nothing before its key is accepted.
     tenants.current.set(None if self._limits.keys is None else owners.NOBODY)
     try:
       _check_head(request)
@@ -81,9 +81,10 @@ class LimitsMiddleware:
       await response(scope, receive, send_in_time)
 
   def _check_origin(self, request: requests.Request) -> None:
-    """Refuses requests that other websites have a visitor's browser send.
+    """Refuses requests that other websites make a visitor's browser send.
 
-    A browser states the relation, or, without encryption, only the origin.
+    A browser states the relation of the sites or, without encryption, only the
+    origin.
     """
     headers = request.headers
     host = headers.get("host", "").lower()
@@ -127,9 +128,9 @@ class LimitsMiddleware:
   async def _arrived(
     self, client: str, request: requests.Request
   ) -> AsyncIterator[Receive]:
-    """Yields a `receive` of an upload once all of it has arrived, in a file.
+    """Yields an upload's `receive` once all of it has arrived in a file.
 
-    A slow upload takes no memory, and no place from those of other clients.
+    A slow upload takes no memory, and no place from other clients' uploads.
     """
     new = asyncio.Semaphore(_ARRIVING)
     async with _slot(self._arriving.setdefault(client, new)):
@@ -148,7 +149,7 @@ class LimitsMiddleware:
   def _limited(
     self, request: requests.Request, receive: Receive, is_upload: bool
   ) -> Receive:
-    """Returns a `receive` that refuses a body that is large or slow.
+    """Returns a `receive` that refuses a large or slow body.
 
     Raises:
       ApiError: if the request says that its body is too large.
@@ -167,7 +168,7 @@ class LimitsMiddleware:
 
     async def limited() -> Message:
       nonlocal size, is_complete
-      if is_complete:  # Only the client's end may follow, at any time.
+      if is_complete:  # Only the client's disconnection may still follow.
         return await receive()
       try:
         async with asyncio.timeout_at(deadline):
@@ -189,7 +190,7 @@ class LimitsMiddleware:
 
 
 def _check_head(request: requests.Request) -> None:
-  """Refuses a head that is large, or has two ideas of where the body ends."""
+  """Refuses a head that is large, or gives two different ends of the body."""
   headers, close = request.headers, {"Connection": "close"}
   size = sum(len(name) + len(value) for name, value in headers.raw)
   size += len(request.scope.get("raw_path") or b"")
@@ -217,7 +218,7 @@ async def _slot(uploads: asyncio.Semaphore) -> AsyncIterator[None]:
   """Holds a place among the uploads.
 
   Raises:
-    ApiError: if none becomes free for long.
+    ApiError: if no place becomes free in time.
   """
   try:
     async with asyncio.timeout(_READ_SECONDS):

@@ -1,7 +1,7 @@
 """Several servers at one address, each a process with its share of the cores.
 
-On a CPU, programs of a small model do more on one core each than one program
-does on all of them, where threads wait for each other at every operation.
+On a CPU, small models run faster as several programs on one core each than as
+one program on all cores, whose threads wait for each other at every operation.
 """
 
 import argparse
@@ -22,29 +22,29 @@ from prompt_tuning import cores
 from prompt_tuning.serving.listening import listen
 
 _SPAWN = multiprocessing.get_context("spawn")
-# Before a server is replaced.
+# Pause before a server is replaced.
 _PAUSE_SECONDS = 1.0
 
 
 def serve(options: argparse.Namespace) -> None:
   """Serves until this process gets a signal.
 
-  Server i, from 1, has the port after the common one by i as well. One that is
+  Server i, from 1, also listens on the common port plus i. A server that is
   killed, or whose engine fails, is replaced while the others answer.
 
   Args:
     options: Values of the flags of `prompt-tuning serve`.
 
   Raises:
-    ValueError: if there are fewer cores, the port is taken, or a server ends by
-      itself, for a reason that it prints.
+    ValueError: if there are fewer cores than servers, the port is taken, or a
+      server ends by itself, for a reason that it prints.
   """
   shares = cores.shares(options.processes)
   if not all(shares):
     raise ValueError(
       f"--processes={options.processes} needs as many cores, and Linux."
     )
-  with listen(options.host, options.port) as free:  # Not another server's.
+  with listen(options.host, options.port) as free:  # Fails if it is taken.
     port = free.getsockname()[1]
   # The other values cannot be sent to a process.
   plain = {"run": None, "parser": None, "port": port}
@@ -64,7 +64,7 @@ class _Servers:
   """Processes, each of which is replaced when it ends.
 
   Attributes:
-    is_stopping: Whether they are about to end for good.
+    is_stopping: Whether the servers should end without replacement.
   """
 
   def __init__(self, arguments: Sequence[Any]):
@@ -75,7 +75,7 @@ class _Servers:
 
   @contextlib.contextmanager
   def ended_by_signals(self) -> Iterator[None]:
-    """Has signals stop the servers, and stops them at the end."""
+    """Lets signals stop the servers, and stops them at the end."""
     names = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(x, lambda *_: self._stop()) for x in names]
     try:
@@ -88,10 +88,10 @@ class _Servers:
         signal.signal(name, handler)
 
   def run(self) -> None:
-    """Runs all of them until a signal.
+    """Runs all servers until a signal.
 
     Raises:
-      ValueError: if one ends by itself.
+      ValueError: if a server ends by itself.
     """
     for place in range(len(self._arguments)):
       self._start(place)
@@ -105,8 +105,8 @@ class _Servers:
           continue
         ended = f"Server {place + 1} ended with code {process.exitcode}"
         if process.exitcode > 0:
-          raise ValueError(f"{ended}, and so do the others.")
-        print(f"{ended}: another one starts.", file=sys.stderr)
+          raise ValueError(f"{ended}, so the others end too.")
+        print(f"{ended}. Starting another.", file=sys.stderr)
         time.sleep(_PAUSE_SECONDS)
         self._start(place)
 
@@ -115,11 +115,11 @@ class _Servers:
       target=_serve_one, args=self._arguments[place]
     )
     process.start()
-    if self.is_stopping:  # The signal came meanwhile.
+    if self.is_stopping:  # The signal came during the start.
       process.terminate()
 
   def _stop(self) -> None:
-    """Asks all servers to end; they finish their answers."""
+    """Asks all servers to end; they finish their answers first."""
     self.is_stopping = True
     for process in self._running.values():
       if process.pid is not None:
@@ -129,9 +129,9 @@ class _Servers:
 def _serve_one(
   options: argparse.Namespace, number: int, folder: str, share: Any
 ) -> None:
-  """Runs one server, in its process."""
-  os.sched_setaffinity(0, share)  # Before anything starts a thread for each.
-  importlib.import_module("t5x")  # It keeps TensorFlow quiet.
+  """Runs one server in its own process."""
+  os.sched_setaffinity(0, share)  # Before anything starts a thread per core.
+  importlib.import_module("t5x")  # Keeps TensorFlow quiet.
   from prompt_tuning.serving import server
   from t5x.configuration import command_flags
 

@@ -38,33 +38,34 @@ _MAX_BYTES = {
   peft_adapters.OLD_WEIGHTS: 64 * 2**20,
 }
 _MAX_ENTRIES = 1000
-# The seconds between looks at the folder, on a disk and in a bucket; and, as a
-# part of that, between looks for unknown names.
+# The seconds between looks at the folder, on a disk and in a bucket; and the
+# fraction of them between looks for unknown names.
 _REFRESH_SECONDS = 1.0, 10.0
 _PAUSE = 0.1
-# How long a request waits for a look at the folder, for a known prompt and for
-# an unknown one or a change.
+# Seconds that a request waits for a look at the folder: for a known prompt, and
+# for an unknown prompt or a change.
 _PATIENCE, _LONGEST = 0.5, 10.0
-# The files whose times a look reads again: each lets other threads run.
+# About this many files are checked again in a look, because each check lets
+# other threads run.
 _STATS = 300
 # The stamp of a file that could not be read, but may be readable later.
 _UNREAD = ()
 
-# The prompt of a file (None: not one for this model, as the log says), and the
-# file's stamp.
+# A file's prompt (None if it does not fit this model; the log says why), and
+# the file's stamp.
 _Entry = tuple[TunedPrompt | None, tuple[Any, ...]]
 
 
 class PromptStore:
-  """The prompts of a folder or bucket that others may write to, too.
+  """The prompts of a folder or bucket that other processes may write to, too.
 
-  Prompts are kept in memory; a file that changes is read again. Any thread may
-  call. One thread looks at the folder, one look at a time, however many ask:
-  neither a slow folder nor wrong names hold up other requests.
+  Prompts are kept in memory; a file that changes is read again. Methods can be
+  called from any thread. A single thread looks at the folder, one look at a
+  time, so neither a slow folder nor wrong names delay other requests.
   """
 
   def __init__(self, folder: str | os.PathLike[str], engine: Engine, base: str):
-    """Reads the folder, or makes it.
+    """Reads the folder, or creates it.
 
     Args:
       folder: The folder; its files NAME.safetensors and NAME.npy are prompts.
@@ -81,7 +82,7 @@ class PromptStore:
     # The files at the last look, each with its inode and its stamp.
     self._seen: dict[str, tuple[int, tuple[Any, ...]]] = {}
     self._turn = 0
-    # The last look: its start, and the error that ended it, if one did.
+    # The last look: its start, and the error that ended it, if any.
     self._refreshed = -float("inf")
     self._failure: Exception | None = None
     self._thread = futures.ThreadPoolExecutor(1, "prompts")
@@ -97,7 +98,7 @@ class PromptStore:
     """Reads new files of the folder, and forgets removed ones.
 
     Raises:
-      Exception: if the folder cannot be listed, or not within the seconds.
+      Exception: if the folder cannot be listed within the seconds.
     """
     try:
       self._next_look().result(seconds)
@@ -107,7 +108,7 @@ class PromptStore:
       raise self._failure
 
   def _next_look(self) -> futures.Future[None]:
-    """Returns a look at the folder that has yet to begin; callers share it."""
+    """Returns a look at the folder that has not begun; callers share it."""
     with self._lock:
       if self._look.running() or self._look.done():
         self._look = self._thread.submit(self._try_to_refresh)
@@ -133,7 +134,7 @@ class PromptStore:
       logging.error("%s cannot be listed: %r", self.folder, error)
 
   def all(self, tenant: str | None = None) -> dict[str, TunedPrompt]:
-    """Returns the prompts of the last look by a tenant's names for them."""
+    """Returns the prompts of the last look, by the tenant's names for them."""
     found = {}
     for stem, (prompt, _) in self._entries.items():
       name = owners.shown(stem, tenant)
@@ -147,7 +148,7 @@ class PromptStore:
     return stamp[1] // 10**9 if stamp[1:] else None
 
   async def look(self) -> None:
-    """Looks at the folder if that is due; does not wait for a slow one."""
+    """Looks at the folder if a look is due; does not wait for a slow folder."""
     age = time.monotonic() - self._refreshed
     if age > self._period and self._look.done():
       look = asyncio.wrap_future(self._next_look())
@@ -155,7 +156,7 @@ class PromptStore:
 
   @property
   def problem(self) -> str | None:
-    """The reason why prompts may be missing or old, if there is one."""
+    """The reason that prompts may be missing or old, or None."""
     age = time.monotonic() - self._refreshed
     if not self._look.done() and age > _PATIENCE:
       return f"The folder of prompts has not answered for {age:.0f} seconds."
@@ -163,12 +164,12 @@ class PromptStore:
       reason = errors.reason(self._failure)
       return f"The folder of prompts cannot be listed: {reason}."
     unread = sum(stamp == _UNREAD for _, stamp in self._entries.values())
-    if unread:  # The names are their owners' business, and probes have no key.
-      return f"Prompts cannot be read: {unread}, which the log names."
+    if unread:  # Names are private to their owners, and probes have no key.
+      return f"{unread} prompts cannot be read; the log names them."
     return None
 
   def usage(self, tenant: str | None, new: str) -> collections.Counter[str]:
-    """Returns the bytes and number of a tenant's prompts that `new` leaves."""
+    """Returns the bytes and number of a tenant's prompts other than `new`."""
     own = [
       prompt.array.nbytes
       for stem, (prompt, _) in self._entries.items()
@@ -179,7 +180,7 @@ class PromptStore:
     return collections.Counter(bytes=sum(own), files=len(own))
 
   def _entry(self, name: str, tenant: str | None) -> _Entry | tuple[None, None]:
-    """Returns the entry that a tenant means by a name, as of the last look."""
+    """Returns the entry of the last look that a tenant means by a name."""
     entries = self._entries
     stems = owners.meant(name, tenant)
     return next((entries[x] for x in stems if x in entries), (None, None))
@@ -188,14 +189,14 @@ class PromptStore:
     """Returns a prompt; an unknown name waits for a look at the folder.
 
     Raises:
-      ApiError: if the tenant has no prompt of this name, or that cannot be
-        known now.
+      ApiError: if the tenant has no prompt of this name, or the folder cannot
+        be read now.
     """
     known, asked = self._entry(name, tenant)[0], time.monotonic()
     if known is not None:
       await self.look()
       return self.get(name, tenant)
-    # Unknown names share a look, after a pause.
+    # Requests with unknown names share a look, after a pause.
     due = self._refreshed + _PAUSE * self._period
     await asyncio.sleep(max(0.0, due - asked))
     look = self._look if self._refreshed > asked else self._next_look()
@@ -208,14 +209,14 @@ class PromptStore:
     """Returns a prompt as of the last look.
 
     Raises:
-      ApiError: as `find` does.
+      ApiError: as for `find`.
     """
     prompt, stamp = self._entry(name, tenant)
     if prompt is not None:
       return prompt
     if self._failure is not None if stamp is None else stamp == _UNREAD:
       raise errors.not_ready(
-        f"The prompt {name[:80]!r} could not be looked up or read."
+        f"The prompt {name[:80]!r} could not be found or read."
       )
     message = f"There is no model {name[:80]!r}: see GET /v1/models."
     raise ApiError(404, message, "model_not_found", "model")
@@ -230,7 +231,7 @@ class PromptStore:
       [TunedPrompt], contextlib.AbstractContextManager[Any]
     ] = contextlib.nullcontext,
   ) -> TunedPrompt:
-    """Saves a prompt, in the place of the tenant's older one with its name.
+    """Saves a prompt, which replaces the tenant's older one with that name.
 
     Args:
       name: The prompt's name.
@@ -238,7 +239,7 @@ class PromptStore:
         adapter.
       tenant: The prompt's owner; None without keys.
       is_shared: Whether other tenants may use it.
-      room: Refuses the prompt, or reserves room while it is saved.
+      room: Refuses the prompt, or reserves storage while it is saved.
 
     Raises:
       ValueError: if the content is not a prompt for the model, or the name is
@@ -266,9 +267,10 @@ class PromptStore:
     self.refresh(_LONGEST)
 
   def _files(self) -> dict[str, tuple[Any, ...]]:
-    """Returns the folder's files, each with a stamp that changes as it does.
+    """Returns the folder's files, each with a stamp that changes with the file.
 
-    A file in the place of another has another inode; others come in turn.
+    Replaced files, which have a new inode, are checked in every look; others
+    are checked in turn.
     """
     if storage.is_bucket(self.folder):
       return _objects(self.folder)
@@ -282,7 +284,7 @@ class PromptStore:
         continue
       try:
         found = entry.stat()
-        # The size shows that a file was half written, if the clock is coarse.
+        # With a coarse clock, the size shows that a file was half written.
         stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
         if stat.S_ISREG(found.st_mode):  # Opening a pipe may never end.
           seen[name] = inode, stamp
@@ -304,7 +306,7 @@ class PromptStore:
     except ValueError as error:
       logging.warning("%s is not served: %s", path, error)
       return None, stamp
-    except Exception as error:  # Errors of disks and buckets may pass.
+    except Exception as error:  # Errors of disks and buckets may be temporary.
       if known is None or known[1] != _UNREAD:
         logging.warning("%s cannot be read: %r", path, error)
       return known[0] if known else None, _UNREAD
@@ -316,14 +318,14 @@ class PromptStore:
     array: np.ndarray,
     metadata: prompt_files.PromptMetadata | None,
   ) -> TunedPrompt:
-    """Returns a prompt that the model can use, under a name that is allowed."""
+    """Returns a prompt after checking its name and that it fits the model."""
     if owners.split(stem)[0] == self._base:
       raise ValueError(f"{self._base} is the name of the base model.")
     if metadata and os.path.isabs(metadata.base_model or ""):
-      # A path of this machine is nobody else's business.
+      # Do not reveal a path on this machine.
       metadata = dataclasses.replace(metadata, base_model=None)
     prompt = TunedPrompt(array, metadata, name=stem)
-    self._engine.model.prompt_array(prompt)  # Refuses another model's.
+    self._engine.model.prompt_array(prompt)  # Refuses another model's prompt.
     self._engine.check_prompt(prompt)
     return prompt
 
@@ -343,7 +345,7 @@ def _objects(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
 def _parse(
   content: bytes, scratch: pathlib.Path, model: str
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
-  """Reads an upload for a model; its first bytes tell the format.
+  """Reads an upload for a model; its first bytes determine the format.
 
   Raises:
     ValueError: if it is not a prompt; the message omits the scratch folder.
@@ -352,7 +354,7 @@ def _parse(
     if content.startswith(b"PK"):
       for name, part in _adapter_files(content):
         (scratch / name).write_bytes(part)
-      # The path that a client names is not looked at.
+      # The path that a client names is not read.
       return peft_adapters.load_adapter(scratch, model)
     is_numpy = content.startswith(np.lib.format.MAGIC_PREFIX)
     path = scratch / f"prompt{'.npy' if is_numpy else '.safetensors'}"
@@ -364,9 +366,9 @@ def _parse(
 
 
 def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
-  """Yields the files of an adapter in a zip archive, in whatever folder."""
+  """Yields the files of an adapter in a zip archive, in any of its folders."""
   seen, upload = set(), "the upload"
-  # `zipfile` makes an object of each entry when it opens an archive.
+  # `zipfile` makes an object for each entry when it opens an archive.
   if content.count(zipfile.stringCentralDir) > _MAX_ENTRIES:
     raise ValueError(f"Expected at most {_MAX_ENTRIES} files in the archive.")
   with zip_files.opened(io.BytesIO(content), upload) as archive:
@@ -374,7 +376,7 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
       name = pathlib.PurePosixPath(info.filename).name
       if (most := _MAX_BYTES.get(name)) is None:
         continue
-      # Many files, each small when packed, would take for ever.
+      # Many files, each small when packed, would take forever.
       if name in seen:
         raise ValueError(f"{upload}: expected one adapter, got {name} twice.")
       seen.add(name)

@@ -1,4 +1,4 @@
-"""The bodies of requests, as far as the server supports OpenAI's fields."""
+"""The bodies of requests, with the OpenAI fields that the server supports."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import fastapi
 import pydantic
 
-# OpenAI's default for `max_tokens` of a completion; a chat has none.
+# OpenAI's default of `max_tokens` for a completion; a chat has no default.
 _MAX_TOKENS = 16
 MAX_STEPS = 1_000_000
 MAX_LEARNING_RATE = 100.0
@@ -15,7 +15,7 @@ Limit = Annotated[int, fastapi.Query(ge=1)]
 
 
 def _encodable(text: str) -> str:
-  text.encode()  # JSON may contain lone surrogates, which no text has.
+  text.encode()  # JSON may contain lone surrogates, which UTF-8 cannot encode.
   return text
 
 
@@ -37,7 +37,7 @@ class Schema(pydantic.BaseModel):
   """A JSON object; unknown fields are refused rather than ignored."""
 
   model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-  # OpenAI's clients send them for fields that are not set.
+  # OpenAI's clients send null for fields that are not set.
   _unset: ClassVar[Sequence[str | None]] = (None,)
 
   @pydantic.model_validator(mode="before")
@@ -57,7 +57,7 @@ class StreamOptions(Schema):
 class Generating(Schema):
   """The fields of all requests that ask for text.
 
-  An unsupported field is accepted with the value that changes nothing.
+  An unsupported field is accepted only with a value that changes nothing.
 
   Attributes:
     field: The name of the field that holds the input.
@@ -73,7 +73,7 @@ class Generating(Schema):
   temperature: float = pydantic.Field(0.0, ge=0, le=2)
   n: int = pydantic.Field(1, ge=1, le=128)
   seed: int | None = None
-  # OpenAI's maximum: the server looks for each after every token.
+  # OpenAI's maximum; the server searches for each after every token.
   stop: Annotated[
     list[Text],
     pydantic.Field(max_length=4),
@@ -84,7 +84,7 @@ class Generating(Schema):
   user: str | None = None
   safety_identifier: str | None = None
   prompt_cache_key: str | None = None
-  # Not OpenAI's: the number of beams of a beam search.
+  # Not in OpenAI's API: the number of beams of a beam search.
   num_beams: int = pydantic.Field(0, ge=0)
   top_p: Literal[1] | None = None
   presence_penalty: Literal[0] | None = None
@@ -110,7 +110,7 @@ class Completion(Generating):
 
   @property
   def limit(self) -> int | None:
-    """The most tokens of an answer."""
+    """The greatest number of tokens of an answer."""
     return self.max_tokens or _MAX_TOKENS
 
   @property
@@ -136,7 +136,7 @@ class Part(Schema):
 
 
 class Message(Schema):
-  """A message of a conversation, by anyone."""
+  """A message of a conversation, in any role."""
 
   role: Text
   content: Text | list[Part] = ""
@@ -144,7 +144,7 @@ class Message(Schema):
 
   @property
   def text(self) -> str:
-    """All of its text."""
+    """The whole text of the message."""
     if isinstance(self.content, str):
       return self.content
     return "".join(part.text for part in self.content)
@@ -152,12 +152,12 @@ class Message(Schema):
 
 def _asking(messages: list[Message]) -> list[Message]:
   if all(message.role != "user" for message in messages):
-    raise ValueError("expected a message of the role user")
+    raise ValueError("expected a message with the role user")
   return messages
 
 
 class TextFormat(Schema):
-  """The only form of answers: text."""
+  """The only format of answers: text."""
 
   type: Literal["text"]
 
@@ -176,7 +176,7 @@ class Chat(Generating):
   response_format: TextFormat | None = None
   tools: list[Any] | None = pydantic.Field(None, max_length=0)
   tool_choice: Literal["none", "auto"] | None = None
-  parallel_tool_calls: bool | None = None  # Without tools, it says nothing.
+  parallel_tool_calls: bool | None = None  # No effect without tools.
   modalities: list[Literal["text"]] | None = None
   store: Literal[False] | None = None
   service_tier: Literal["auto", "default"] | None = None
@@ -193,7 +193,7 @@ class Chat(Generating):
 
   @property
   def limit(self) -> int | None:
-    """The most tokens of an answer; None: the server's limit."""
+    """The greatest number of tokens of an answer; None: the server's limit."""
     return self.max_completion_tokens or self.max_tokens
 
   @property
@@ -212,7 +212,7 @@ class Chat(Generating):
     """Returns log probabilities as answers show them."""
 
     def shown(token: str, log_prob: float) -> dict[str, Any]:
-      # A part of a character is shown as U+FFFD, which has other bytes.
+      # A partial character is shown as U+FFFD, whose bytes differ.
       utf8 = None if "\ufffd" in token else list(token.encode())
       return {"token": token, "logprob": log_prob, "bytes": utf8}
 
@@ -228,7 +228,7 @@ class Chat(Generating):
 
 
 def _without_tokens(given: Any) -> Any:
-  """Refuses tokens, which clients take from OpenAI's vocabularies."""
+  """Refuses token ids, which clients would take from OpenAI's vocabularies."""
   first = given[0] if isinstance(given, list) and given else ""
   if isinstance(first, int | list):
     raise ValueError("expected texts, as the server has its own vocabulary")
@@ -259,7 +259,7 @@ class Rank(Schema):
 
 
 class Hyperparameters(Schema):
-  """The hyperparameters of a job: OpenAI's, and those of prompts."""
+  """The hyperparameters of a job: OpenAI's, and those for prompts."""
 
   _unset = (None, "auto")
   n_epochs: int | None = pydantic.Field(None, ge=1)
@@ -297,7 +297,7 @@ class NewJob(Schema):
   suffix: str = pydantic.Field("prompt", pattern=_SUFFIX)
   seed: int = pydantic.Field(0, ge=0, lt=2**31)
   hyperparameters: Hyperparameters = Hyperparameters()
-  # OpenAI's newer place for them, which goes first.
+  # OpenAI's newer field for hyperparameters, which wins.
   method: Method | None = None
   metadata: dict[_Key, _Note] | None = pydantic.Field(None, max_length=16)
   integrations: list[Any] | None = pydantic.Field(None, max_length=0)

@@ -27,8 +27,8 @@ from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import OF_MODEL, Supervisor
 
-# Bytes in which a head must end; what arrives with it counts, too. `middleware`
-# refuses a smaller one that is too large.
+# A head must end within this many bytes, counting data that arrive with it.
+# `middleware` has a lower limit for complete heads.
 _MOST_HEAD = 2**19
 
 
@@ -41,16 +41,17 @@ def serve(
 
   Args:
     options: Values of the flags of `prompt-tuning serve`.
-    number: The server's among several at one port, from 1: see `processes`.
-    shared_folder: The folder through which those share the model's arrays.
+    number: The server's number among several at one port, from 1, or None; see
+      `processes`.
+    shared_folder: The folder through which they share the model's arrays.
 
   Raises:
-    ValueError: if an option or a file that one names is wrong.
+    ValueError: if an option, or a file that it names, is wrong.
     OSError: if a file cannot be read.
   """
   logging.set_verbosity(logging.WARNING)
   host, port = options.host, options.port
-  with contextlib.ExitStack() as stack:  # A port that is taken fails at once.
+  with contextlib.ExitStack() as stack:  # First, so a taken port fails at once.
     own = listen(host, port + (number or 0))
     listeners = [stack.enter_context(own)]
     if number is not None:
@@ -59,7 +60,7 @@ def serve(
       access_log.write_to(options.access_log)
     service = make_service(options, shared_folder)
     service.is_one_of_several = number is not None
-    # Until here, INFO would have been notes on reading a checkpoint.
+    # Before this, INFO would log only notes about reading the checkpoint.
     logging.set_verbosity(logging.INFO)
     if options.demo and options.jobs:
       files = demo.data_sets(service.engine.model, options.jobs)
@@ -69,7 +70,7 @@ def serve(
     text = " and, alone, ".join(f"http://{shown}:{port}/" for port in ports)
     logging.info("Serving %s: %s", service.base, text)
     server = _Server(make_config(options, app.make(service)), service)
-    # uvicorn has ended all answers when it repeats the signal.
+    # uvicorn ends all answers before it raises the signal again.
     with contextlib.suppress(KeyboardInterrupt):
       server.run(listeners)
 
@@ -83,7 +84,7 @@ def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
     # Unfinished answers are sent within this time.
     timeout_graceful_shutdown=options.answer_seconds,
     server_header=False,
-    # Any client could send a proxy's headers.
+    # Otherwise any client could send a proxy's headers.
     proxy_headers=bool(options.forwarded_allow_ips),
     forwarded_allow_ips=options.forwarded_allow_ips,
   )
@@ -102,25 +103,25 @@ class _Protocol(httptools_impl.HttpToolsProtocol):
       self.send_400_response("The headers are too large.")
 
   def on_headers_complete(self) -> None:
-    """Goes on to the body."""
+    """Marks the head as complete."""
     self._is_in_head, self._head_bytes = False, 0
     super().on_headers_complete()
 
   def on_message_complete(self) -> None:
-    """Goes on to the next request's head."""
+    """Prepares for the next request's head."""
     self._is_in_head = True
     super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
-  """A server that tells endless streams, and the worker, when it stops."""
+  """A server that stops endless streams, and the worker, when it stops."""
 
   def __init__(self, config: uvicorn.Config, service: Service):
     super().__init__(config)
     self._service = service
 
   async def on_tick(self, counter: int) -> bool:
-    """Ends the server if others answer, and its engine cannot."""
+    """Ends the server if its engine failed and other servers can answer."""
     failed = self._service.engine.failure is not None
     ends = failed and self._service.is_one_of_several
     return await super().on_tick(counter) or ends
@@ -144,14 +145,14 @@ def make_service(
   Raises:
     ValueError: if an option, the checkpoint or the folder of jobs is wrong.
   """
-  limits = make_limits(options)  # First: a wrong file is found at once.
-  most = max(options.lengths) - 2  # A token, and the end of sequence.
+  limits = make_limits(options)  # First, so a wrong file is found at once.
+  most = max(options.lengths) - 2  # Less a token, and the end of sequence.
   longest = options.longest_prompt or min(128, most)
   if not 1 <= longest <= most:
     raise ValueError(
-      f"--longest_prompt={longest} leaves no room for it or an input: expected "
-      f"1 to {most}, as --lengths has {max(options.lengths)}. The least is "
-      "--lengths=3."
+      f"--longest_prompt={longest} leaves no room for the prompt or an input: "
+      f"expected 1 to {most}, because --lengths has {max(options.lengths)}. "
+      "The least is --lengths=3."
     )
   settings = Settings(
     shapes=Shapes(
@@ -193,10 +194,10 @@ def make_service(
 
 
 def make_limits(options: argparse.Namespace) -> tenants.Limits:
-  """Returns the limits that clients have.
+  """Returns the limits for clients.
 
   Raises:
-    ValueError: if the file of keys has no key, or keys are needed.
+    ValueError: if the file of keys has no key, or keys are required.
   """
   keys, hosts = options.keys, None
   is_local = options.host in ("localhost", "127.0.0.1", "::1")
@@ -205,7 +206,7 @@ def make_limits(options: argparse.Namespace) -> tenants.Limits:
       f"--host={options.host} listens beyond this machine: expected "
       "--keys=FILE, or --without_keys, which lets anyone in."
     )
-  # Without a key or a proxy, a server answers to its own names alone.
+  # Without a key or a proxy, a server answers only to its own names.
   if options.hosts or not (keys or options.forwarded_allow_ips):
     own = ("localhost", socket.gethostname(), options.host, *options.hosts)
     hosts = frozenset(name.lower() for name in own)

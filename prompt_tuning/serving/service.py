@@ -29,12 +29,12 @@ from prompt_tuning.tuning_jobs import database
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import Supervisor
 
-# The time that a probe waits for the store of jobs.
+# Seconds that a probe waits for the store of jobs.
 _PROBE_SECONDS = 0.5
-# The threads of a folder, which may be locked, slow or hang.
+# The number of threads for a folder, which may be locked, slow or hang.
 _THREADS = 4
-# The time that a call waits for a thread, has to do its work, and then has to
-# end the transaction that it is in.
+# Seconds for a call to get a thread, to do its work, and then to end its
+# transaction.
 _WAIT_SECONDS, _SECONDS, _END_SECONDS = 5.0, 60.0, 5.0
 _Item = TypeVar("_Item")
 
@@ -45,7 +45,7 @@ def page(
   limit: int,
   after: str | None,
 ) -> dict[str, Any]:
-  """Returns the part of a list, id -> item, that follows the id `after`.
+  """Returns the page of a list, id -> item, that follows the id `after`.
 
   Raises:
     ApiError: if the list has no such id: an empty page would look like its end.
@@ -70,18 +70,18 @@ def page(
 
 
 class FolderThreads:
-  """A few threads for one folder, so that it holds up no other requests.
+  """A few threads for one folder, so that it delays no other requests.
 
-  A call whose request was refused changes nothing in a store of jobs.
+  A call changes nothing in a store of jobs once its request was refused.
   """
 
   def __init__(self, name: str):
-    """Starts nothing yet; `name` is the folder's in messages."""
+    """Starts nothing yet; messages call the folder `name`."""
     self._name = name
     self._pool = futures.ThreadPoolExecutor(_THREADS, name)
 
   def close(self) -> None:
-    """Ends the threads that do nothing."""
+    """Ends idle threads."""
     self._pool.shutdown(wait=False, cancel_futures=True)
 
   async def run(
@@ -90,14 +90,14 @@ class FolderThreads:
     """Returns the result of a function, called in one of the threads.
 
     Raises:
-      TimeoutError: if it does not get a thread, or end within the seconds.
+      TimeoutError: if it does not get a thread, or does not end, in time.
     """
     seconds = seconds or _SECONDS
     context = contextvars.copy_context()
     context.run(database.deadline.set, time.monotonic() + seconds)
     future = self._pool.submit(context.run, call, *arguments)
     waiting = asyncio.wrap_future(future)
-    # Nobody waits any more for an error that comes too late.
+    # Retrieves an error that comes too late, or asyncio would log it.
     waiting.add_done_callback(lambda x: x.cancelled() or x.exception())
     await asyncio.wait([waiting], timeout=min(seconds, _WAIT_SECONDS))
     if not waiting.done() and not future.cancel():
@@ -119,7 +119,7 @@ class FolderThreads:
 
 
 class EventStream(responses.StreamingResponse):
-  """Server-sent events as a response that no proxy buffers."""
+  """A response of server-sent events, which proxies do not buffer."""
 
   def __init__(
     self, events: AsyncIterator[str], at_end: Callable[[], None] = lambda: None
@@ -128,8 +128,8 @@ class EventStream(responses.StreamingResponse):
 
     Args:
       events: The events.
-      at_end: Called in any case, even if the client leaves before the first
-        event.
+      at_end: Always called at the end, even if the client leaves before the
+        first event.
     """
     super().__init__(
       events,
@@ -148,22 +148,22 @@ class EventStream(responses.StreamingResponse):
 
 @dataclasses.dataclass
 class Service:
-  """A model with its prompts, as a server offers it.
+  """A model with its prompts, and the other state of a server.
 
   Attributes:
     base: The name of the model without a prompt.
     engine: The engine that answers.
     store: The prompts.
     metrics: The metrics.
-    limits: The limits that clients have.
+    limits: The limits for clients.
     jobs: The data sets and tuning jobs, if the server tunes prompts.
-    supervisor: The supervisor of their worker.
+    supervisor: The supervisor of the jobs' worker.
     examples: Inputs that the page offers: "model", a prompt's name, and
       "input", a text.
-    started: The start, in seconds since 1970.
-    is_stopping: Whether the server is about to end: endless streams then end.
-    is_one_of_several: Whether other servers answer at its address: it then
-      takes no requests before its engine answers.
+    started: The start time, in seconds since 1970.
+    is_stopping: Whether the server is stopping, which ends endless streams.
+    is_one_of_several: Whether other servers answer at its address. It then
+      takes no requests before its engine is ready.
     prompt_threads: The threads that change prompts.
     job_threads: The threads that use the store of jobs.
   """
@@ -188,7 +188,7 @@ class Service:
 
   @functools.cached_property
   def quotas(self) -> Quotas:
-    """The quotas of each tenant, by the limits."""
+    """The quotas of each tenant, according to the limits."""
     return Quotas(self.limits)
 
   @functools.cached_property
@@ -197,14 +197,14 @@ class Service:
     return defaults.prompt_rate(self.engine.model)
 
   def own_jobs(self) -> JobStore:
-    """Returns the jobs and files of the tenant that asks."""
+    """Returns the jobs and files of the request's tenant."""
     assert self.jobs is not None
     return self.jobs.of(tenants.current.get())
 
   def room(
     self, size: int = 0, length: int = 0, jobs: int = 0, prompt: str = ""
   ) -> contextlib.AbstractContextManager[None]:
-    """Reserves room for a file of a size, or a prompt of a length.
+    """Reserves storage for a file of a size, or a prompt of a length.
 
     Args:
       size: Bytes of a file.
@@ -213,7 +213,7 @@ class Service:
       prompt: The stem of a prompt, whose older version does not count.
 
     Raises:
-      ApiError: if that is more than the quotas of the tenant that asks.
+      ApiError: if this would exceed the quotas of the request's tenant.
     """
     width = self.engine.model.config.emb_dim
 
@@ -240,10 +240,10 @@ class Service:
     return {name: problem for name, problem in found.items() if problem}
 
   async def prompt(self, model: str) -> TunedPrompt | None:
-    """Returns the prompt that a request calls its model; None for the base.
+    """Returns the prompt that a request names as its model; None for the base.
 
     Raises:
-      ApiError: if no prompt has this name, or that cannot be known in time.
+      ApiError: if no prompt with this name is found in time.
     """
     if model == self.base:
       return None
@@ -251,7 +251,7 @@ class Service:
       return await self.store.find(model, tenants.current.get())
 
   async def prompt_alone(self, model: str) -> TunedPrompt:
-    """Returns a prompt as `prompt` does, but refuses the base model."""
+    """Returns a prompt like `prompt`, but refuses the base model."""
     if (prompt := await self.prompt(model)) is None:
       raise errors.invalid("The base model has no prompt.", "model")
     return prompt
@@ -259,11 +259,11 @@ class Service:
   async def answers(
     self, rows: Sequence[Request], request: fastapi.Request
   ) -> list[Any]:
-    """Waits for the answers to rows; cancels them if it has to give up.
+    """Waits for the answers to rows; cancels the rows if it fails.
 
     Args:
       rows: The rows.
-      request: The request that asks for them, whose body was read.
+      request: The rows' request, whose body was read.
 
     Raises:
       ApiError: if the answer takes too long, or the client has left.
@@ -272,7 +272,7 @@ class Service:
     with errors.refusing():
       tickets = self.engine.submit(rows)
     answers = asyncio.gather(*map(asyncio.wrap_future, tickets))
-    # After the body, only the client's end can follow.
+    # After the body, only the client's disconnection can follow.
     end = asyncio.ensure_future(request.receive())
     try:
       async with self.in_time():
@@ -286,13 +286,13 @@ class Service:
 
   @contextlib.asynccontextmanager
   async def in_time(self, start: float | None = None) -> AsyncIterator[None]:
-    """Allows for as much time as an answer has.
+    """Limits the context to the time for an answer.
 
     Args:
       start: The event loop's time at the start of the answer, by default now.
 
     Raises:
-      ApiError: if it takes longer.
+      ApiError: if the time is over.
     """
     seconds = self.limits.answer_seconds
     start = asyncio.get_running_loop().time() if start is None else start
@@ -301,7 +301,7 @@ class Service:
         yield
     except TimeoutError:
       raise ApiError(
-        504,  # Not 503, at which a proxy asks the next replica.
+        504,  # Not 503, after which a proxy would try the next replica.
         f"No answer within {seconds:g} seconds.",
         "timeout",
         headers={"Retry-After": "5"},
@@ -332,8 +332,8 @@ class Service:
       self.engine.start(lambda: self.is_stopping)
       if self.is_stopping:
         return
-      # The model and its programs stay: each collection would look through
-      # them, and hold up every request meanwhile.
+      # The model and its programs stay: each collection would scan them, and
+      # delay every request meanwhile.
       gc.collect()
       gc.freeze()
       logging.info("Ready: compiled in %.1f s.", time.monotonic() - start)

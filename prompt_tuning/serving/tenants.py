@@ -1,4 +1,4 @@
-"""Tenants: the names of keys, the limits, and the quotas of each tenant."""
+"""Tenants, which are the names of keys, and their limits and quotas."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping
@@ -16,21 +16,22 @@ from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.tuning_jobs import owners
 from t5x.files import parsing
 
-# The tenant of the running request. None, without keys, owns everything.
+# The tenant of the running request. It is None without keys, and then owns
+# everything.
 current: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "tenant", default=None
 )
 # The number of clients whose rates are remembered.
 _CLIENTS = 10_000
-# Storage is freed by deleting; a job ends by itself.
+# Storage must be freed by deleting, whereas a job ends by itself.
 _STATUS = {"bytes": 507, "files": 507, "jobs": 429}
 
 
 def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
-  """Reads a file of keys, "KEY NAME" on a line; "#" starts a comment.
+  """Reads a file of keys, with "KEY NAME" on each line; "#" starts a comment.
 
-  Keys of one name are one tenant's. A key without a name is a tenant by itself,
-  named by the start of its digest.
+  Keys with the same name belong to one tenant. A key without a name is a
+  separate tenant, named by the start of its digest.
 
   Returns:
     SHA-256 of each key -> its tenant.
@@ -60,25 +61,24 @@ def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def digest(key: str) -> str:
-  """Returns a digest; comparing it takes a time that tells nothing of a key."""
+  """Returns a digest; the time to compare digests reveals nothing of a key."""
   return hashlib.sha256(key.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """The limits that clients have.
+  """The limits for clients.
 
   Attributes:
-    keys: SHA-256 of the keys that are accepted -> tenant; None: no key is
-      needed.
-    requests_per_minute: For each tenant, or, without keys, for each address;
-      the same for wrong keys from an address. 0: unlimited.
+    keys: SHA-256 of each accepted key -> tenant, or None if no key is needed.
+    requests_per_minute: The limit of each tenant or, without keys, of each
+      address, and of wrong keys from an address. 0: unlimited.
     stored: The limits on "bytes", "files" and "jobs" of a tenant; 0: unlimited.
     body_bytes: The maximum size of a request.
     upload_bytes: The maximum size of an uploaded file.
-    answer_seconds: The time for an answer, or for the whole of a stream.
-    hosts: The names that the server answers to, beside addresses; None: any.
-      Another website can point its own name to this machine.
+    answer_seconds: The time for an answer, or for a whole stream.
+    hosts: The names that the server answers to, beside addresses, or None for
+      any name. Another website can point its own name to this machine.
   """
 
   keys: Mapping[str, str] | None = None
@@ -96,24 +96,24 @@ class Quotas:
   Without keys, all clients share the storage, and each address has a rate.
 
   Attributes:
-    limits: The limits of each.
+    limits: The limits of each tenant.
   """
 
   def __init__(self, limits: Limits):
     """Keeps the limits."""
     self.limits = limits
     self._lock = threading.Lock()
-    # Client -> (requests that it may send, at this time).
+    # Client -> (requests that it may send, the time of that number).
     self._allowed: collections.OrderedDict[str, tuple[float, float]] = (
       collections.OrderedDict()
     )
-    # Tenant -> bytes, files and jobs that it is about to store.
+    # Tenant -> bytes, files and jobs that it is storing now.
     self._reserved: dict[str | None, collections.Counter[str]] = (
       collections.defaultdict(collections.Counter)
     )
 
   def count_request(self, client: str) -> None:
-    """Counts a request by a bucket that fills with time.
+    """Takes a request from the client's bucket, which fills with time.
 
     Raises:
       ApiError: if the bucket is empty.
@@ -135,21 +135,22 @@ class Quotas:
   def room(
     self, used: Callable[[], collections.Counter[str]], **new: int
   ) -> Iterator[None]:
-    """Reserves room for what the tenant stores meanwhile.
+    """Reserves room for what the tenant stores inside the context.
 
     Args:
-      used: Returns what the tenant has.
+      used: Returns the bytes, files and jobs that the tenant has.
       **new: Bytes, files and jobs that it adds.
 
     Raises:
-      ApiError: if that is more than its quotas.
+      ApiError: if the sum exceeds its quotas.
     """
     with self._lock:
       reserved = self._reserved[current.get()]
       reserved.update(new)
       wanted = reserved.copy()
     try:
-      # In this order: a rival's are in one of the two, for a moment in both.
+      # In this order, so that a concurrent addition is in at least one of the
+      # two; for a moment it is in both.
       wanted.update(used())
       for name, most in self.limits.stored.items():
         if most and new.get(name) and wanted[name] > most:
@@ -161,7 +162,7 @@ class Quotas:
 
 
 def _exceeded(status: int, expected: str, seconds: int) -> ApiError:
-  """Returns the error for a quota; only a rate or a job frees it by itself."""
+  """Returns the error for a quota; 429 also gives the time of a retry."""
   headers = {"Retry-After": str(seconds)} if status == 429 else None
   code = "rate_limit_exceeded" if status == 429 else "quota_exceeded"
   return ApiError(status, f"Expected at most {expected}.", code, None, headers)

@@ -68,7 +68,7 @@ def test_another_setting_is_refused(
 ):
   record = tiny.record(finished)
   tiny.edit_record(finished, status=status)
-  with pytest.raises(ValueError, match="has a run with other settings") as error:
+  with pytest.raises(ValueError, match="a run with other settings") as error:
     train(finished, base, told(**{name: value}))
   assert f"{name}: {SETTINGS[name]!r} -> {value!r}" in str(error.value)
   assert identity.read(str(finished)) == (told(), [])

@@ -184,7 +184,7 @@ def test_folder_of_prompts_hangs_or_fails(service, prompts, monkeypatch):
   unknown = ("GET", "/v1/models/none", {})
   stale = mock.Mock(side_effect=OSError(errno.ESTALE, "Stale file handle"))
   for look, problem, refused in (
-    (stale, "cannot be listed: Stale file handle", "Stale|looked up"),
+    (stale, "cannot be listed: Stale file handle", "Stale|found or read"),
     (lambda: may_end.wait(60) and files(), "not answered for", "answer"),
   ):
     monkeypatch.setattr(service.store, "_files", look)

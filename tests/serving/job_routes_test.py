@@ -174,7 +174,7 @@ def test_validation_that_has_no_room_in_memory_is_refused(store, ask):
   assert ask(JOBS, {**body, "validation_file": files[0]}).status_code == 200
   for long in files[1:]:
     response = ask(JOBS, {**body, "validation_file": long})
-    served.check_error(response, 400, "one of example 1 has more")
+    served.check_error(response, 400, "a text of example 1 has more")
 
 
 def test_all_of_many_events_are_sent(store, ask, monkeypatch):

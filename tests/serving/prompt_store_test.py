@@ -73,9 +73,9 @@ def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
     assert service.store.get("prompt_4").length == 6
     # Probes have no key, and the names are their owners' business.
     health = served.send(service, "GET", "/healthz").json()
-    assert health["prompts"].startswith("Prompts cannot be read: 2,")
+    assert health["prompts"].startswith("2 prompts cannot be read;")
     response = served.complete(service, model="prompt_6")
-    served.check_error(response, 503, "could not be looked up or read")
+    served.check_error(response, 503, "could not be found or read")
     assert response.headers["retry-after"] == "5"
   monkeypatch.undo()
   service.store.refresh()
