@@ -18,10 +18,10 @@ import pydantic_core
 from prompt_tuning.tuning_jobs import jobs
 from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 
-# The time, on `time.monotonic`, after which a thread must change nothing more,
-# as its request was answered with an error.
+# The time, on `time.monotonic`, after which a thread must not change anything,
+# because its request was answered with an error.
 deadline = contextvars.ContextVar("deadline", default=math.inf)
-# How long a transaction waits for others, for a worker and for a request.
+# Seconds that a transaction waits for others, of a worker and of a request.
 _PATIENCE, _REQUEST_PATIENCE = 30.0, 3.0
 # Without a tenant, all rows are visible.
 IS_VISIBLE = "coalesce(?, owner) is owner"
@@ -35,13 +35,13 @@ _TYPES = {
 
 
 def _columns(kind: type) -> list[str]:
-  """Returns the columns of a table, each with its type, if it has one."""
+  """Returns the columns of a table, with their types if they have any."""
   names = [field.name for field in dataclasses.fields(kind)]
   return [f"{name} {_TYPES.get(name, '')}".strip() for name in names]
 
 
 def _read(kind: Callable[[Any], Any], text: bytes) -> Any:
-  """Returns a value that is kept as JSON."""
+  """Returns a value that the database holds as JSON."""
   try:
     return kind(json.loads(text))
   except (TypeError, ValueError) as error:
@@ -56,7 +56,7 @@ create table if not exists jobs ({_JOBS}, primary key (id));
 create table if not exists events ({_EVENTS});
 create index if not exists events_of_jobs on events (job, number);
 """
-# JSON has no NaN and no infinity: they become null.
+# JSON has no NaN or infinity: they become null.
 sqlite3.register_adapter(
   dict, lambda x: pydantic_core.to_json(x, inf_nan_mode="null").decode()
 )
@@ -83,7 +83,7 @@ class Database(sqlite3.Connection):
     return [kind(**row) for row in self.execute(query, values)]
 
   def one(self, kind: type[Row], id: str) -> Row:
-    """Returns the row of an id.
+    """Returns the row with an id.
 
     Raises:
       UnknownError: if the id is unknown.
@@ -95,7 +95,7 @@ class Database(sqlite3.Connection):
 
   def add_new_columns(self) -> None:
     """Adds the columns that the tables of an older store lack."""
-    self.execute("begin immediate")  # No other process adds them meanwhile.
+    self.execute("begin immediate")  # Prevents another process from adding any.
     for kind, table in _TABLES.items():
       query = f"select name from pragma_table_info('{table}')"
       known = {row["name"] for row in self.execute(query)}
@@ -113,13 +113,13 @@ class Database(sqlite3.Connection):
 
 @contextlib.contextmanager
 def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
-  """Yields the database of a folder, of an owner, for one transaction.
+  """Yields a folder's database, as an owner sees it, for one transaction.
 
   Raises:
     sqlite3.Error: if the database is locked, full or damaged.
-    OSError: if the folder is away, or the deadline is over.
+    OSError: if the folder cannot be found, or the deadline is over.
   """
-  # SQLite would make a new database where a disk is not mounted.
+  # SQLite would make a new database if the disk is not mounted.
   os.stat(folder / "files")
   left = deadline.get() - time.monotonic()
   patience = _PATIENCE if left == math.inf else min(_REQUEST_PATIENCE, left)
@@ -132,15 +132,15 @@ def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
       if not database.execute("select 1 from sqlite_master").fetchone():
         if any((folder / "files").iterdir()):
           raise sqlite3.DatabaseError(
-            "it is missing or empty, but there are data sets: put a copy of it "
-            "back, or empty the folder files"
+            "it is missing or empty, but there are data sets: restore a copy, "
+            "or empty the folder files"
           )
         database.executescript(_SCHEMA)
       with database:
         yield database
         if time.monotonic() > deadline.get():
           raise TimeoutError("the time for the request is over")
-  except UnicodeDecodeError as error:  # In SQLite's own message.
+  except UnicodeDecodeError as error:  # From SQLite's own message.
     raise sqlite3.DatabaseError(
       f"jobs.sqlite: its schema is damaged: {error}"
     ) from error

@@ -1,8 +1,8 @@
-"""Data sets and tuning jobs on disk: rows of SQLite, and files beside it.
+"""Data sets and tuning jobs on disk: SQLite rows, and files beside them.
 
 A method returns when its change is on disk. The process may be killed at any
 time, and several processes may open a store. Each method opens the database
-anew, so that a damaged one can be replaced by a copy at any time.
+again, so that a damaged one can be replaced by a copy at any time.
 """
 
 import collections
@@ -24,20 +24,20 @@ from prompt_tuning.tuning_jobs.database import Database, Row
 from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 from t5x.files import safe_files
 
-# A job fails after it has ended this many workers without progress.
+# A job fails after it has killed this many workers without progress.
 MAX_TRIES = 5
-# A disk with less room takes no jobs, in bytes.
+# With fewer free bytes on the disk, no jobs are accepted.
 _LEAST_ROOM = 2**20
 _IS_OPEN = "status in ('queued', 'running')"
 _IS_OWN = "fingerprint is ?"
 _IS_VISIBLE = database_lib.IS_VISIBLE
 _NEWEST = f"{_IS_VISIBLE} order by rowid desc"
-# Any worker ends a cancelled job: its own model may never be served again.
+# Any worker ends a cancelled job, whose model may never be served again.
 _IS_WORK = f"{_IS_OPEN} and ({_IS_OWN} or is_cancelled)"
 
 
 class JobStore:
-  """The data sets and jobs of a folder; any thread may call."""
+  """The data sets and jobs of a folder; methods work in any thread."""
 
   def __init__(
     self,
@@ -45,13 +45,13 @@ class JobStore:
     model: str | None = None,
     fingerprint: str | None = None,
   ):
-    """Opens the folder, or makes one.
+    """Opens or creates the folder.
 
     Args:
       folder: A folder on a disk; stores of several models may share it.
       model: The name of the base model, for new jobs.
-      fingerprint: The base model's fingerprint. The store hands out the jobs of
-        this model alone.
+      fingerprint: The base model's fingerprint. The store hands out only jobs
+        of this model.
 
     Raises:
       ValueError: if the folder is in a bucket.
@@ -67,7 +67,7 @@ class JobStore:
       database.add_new_columns()
 
   def check(self) -> None:
-    """Raises the error that a new job would meet now, if there is one."""
+    """Raises the error that a new job would get now, if any."""
     with self._open() as database:
       database.execute("begin immediate")
       database.select(Job, _IS_OPEN)
@@ -81,9 +81,9 @@ class JobStore:
     return store
 
   def usage(self) -> collections.Counter[str]:
-    """Returns the tenant's bytes, files, open jobs, and their positions.
+    """Returns the tenant's bytes, files, open jobs, and prompt positions.
 
-    A job counts as a file, too: that of its prompt.
+    A job also counts as a file, for its prompt.
     """
     files = self.files()
     jobs = self._select(Job, f"{_IS_OPEN} and {_IS_VISIBLE}", self._owner)
@@ -95,7 +95,7 @@ class JobStore:
     )
 
   def run_folder(self, job: Job) -> pathlib.Path:
-    """Returns the folder that a job trains in."""
+    """Returns the folder of a job's training run."""
     return self.folder / "runs" / job.id
 
   def remove_run(self, job: Job) -> None:
@@ -104,7 +104,7 @@ class JobStore:
       shutil.rmtree(folder, ignore_errors=True)
 
   def add_file(self, name: str, content: bytes) -> File:
-    """Keeps a data set.
+    """Stores a data set.
 
     Raises:
       ValueError: if a line is wrong; the message names it.
@@ -166,7 +166,7 @@ class JobStore:
       InUseError: if a queued or running job needs it.
     """
     with self._open() as database:
-      database.execute("begin immediate")  # No job is added meanwhile.
+      database.execute("begin immediate")  # Prevents jobs from being added.
       database.one(File, id)
       is_used = f"{_IS_OPEN} and ? in (training_file, validation_file)"
       for job in database.select(Job, is_used, id):
@@ -187,7 +187,7 @@ class JobStore:
     Args:
       training_file: The id of a file.
       validation_file: The id of a file, or None.
-      name: The start of the prompt's name.
+      name: The beginning of the prompt's name.
       settings: The settings to tune with.
       metadata: The user's own notes.
 
@@ -209,7 +209,7 @@ class JobStore:
       metadata=metadata,
     )
     with self._open() as database:
-      database.execute("begin immediate")  # No file is removed meanwhile.
+      database.execute("begin immediate")  # Prevents files from being removed.
       for file in filter(None, (training_file, validation_file)):
         database.one(File, file)
       database.insert(job)
@@ -243,7 +243,7 @@ class JobStore:
     return bool(self._select(Job, f"{_IS_WORK} limit 1", self._fingerprint))
 
   def claims(self) -> int:
-    """Returns how often workers have claimed a job of the base model."""
+    """Returns the number of times workers claimed a job of the base model."""
     jobs = self._select(Job, _IS_OWN, self._fingerprint)
     return sum(job.attempts for job in jobs)
 
@@ -255,15 +255,15 @@ class JobStore:
     return self.job(id)
 
   def claim(self) -> Job | None:
-    """Returns the next job of the base model for the one worker, if any.
+    """Returns the next job of the base model for its only worker, or None.
 
-    A job that another worker has left comes first, then the oldest one. On the
-    way, this ends cancelled jobs of any model and jobs that made no progress.
+    A job that another worker has left comes first, then the oldest one. This
+    also ends cancelled jobs of any model, and jobs that made no progress.
     """
     in_order = f"{_IS_WORK} order by status = 'running' desc, rowid"
     for job in self._select(Job, in_order, self._fingerprint):
       cluster = jobs_lib.cluster_folder(self.run_folder(job))
-      # Submitted by `on_cluster`, whose worker then ends it in good order.
+      # `on_cluster` submitted it, and its worker then ends it properly.
       is_submitted = (cluster / "job").exists()
       if job.is_cancelled and not is_submitted:
         self.finish(job, jobs_lib.CANCELLED)
@@ -271,7 +271,7 @@ class JobStore:
       elif job.tries < MAX_TRIES and job.fingerprint == self._fingerprint:
         message = "The job resumes." if job.attempts else "The job starts."
         counts = {"attempts": job.attempts + 1, "tries": job.tries + 1}
-        # It may have been cancelled just now.
+        # The update fails if the job was cancelled just now.
         if self._update(
           job, _IS_OPEN, message, status=jobs_lib.RUNNING, **counts
         ):
@@ -290,14 +290,14 @@ class JobStore:
     return None
 
   def release(self, job: Job) -> None:
-    """Leaves a job, whose run is saved, to another worker."""
+    """Leaves a job, whose run is saved, for another worker."""
     self._update(job, tries=0)
 
   def advance(self, job: Job, step: int) -> None:
     """Resets the number of tries when a job reaches a new checkpoint.
 
-    Call this before the checkpoint is written. A job that kills its worker by
-    writing reaches the same checkpoint again, which does not count as progress.
+    Call this before the checkpoint is written. If writing it kills the worker,
+    the job reaches the same checkpoint again, which is not progress.
 
     Args:
       job: The job.
@@ -334,10 +334,10 @@ class JobStore:
   def _update(
     self, job: Job, only_if: str = "1", message: str = "", **values: Any
   ) -> bool:
-    """Changes a job if it meets a condition, and tells of a new status.
+    """Changes a job if it meets a condition; adds an event for a new status.
 
     Returns:
-      Whether it met the condition.
+      Whether the job met the condition.
     """
     names = ", ".join(f"{name} = ?" for name in values)
     with self._open() as database:
@@ -369,5 +369,5 @@ class JobStore:
 def _event(
   job: str, message: str, data: Mapping[str, Any], kind: str = "status"
 ) -> JobEvent:
-  number: Any = None  # The database counts.
+  number: Any = None  # The database numbers events.
   return JobEvent(number, job, time.time(), kind, message, data)

@@ -13,7 +13,7 @@ QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 FINAL = (SUCCEEDED, FAILED, CANCELLED)
 STATUSES = (QUEUED, RUNNING, *FINAL)
-# Reading a line takes several times its size in memory.
+# Limited, because reading a line takes several times its size in memory.
 _MAX_LINE_BYTES = 2**20
 # A text that is not blank.
 _Text = Annotated[str, pydantic.StringConstraints(pattern=r"\S")]
@@ -30,7 +30,7 @@ class File:
     pairs: The number of examples.
     created_at: Seconds since 1970.
     owner: The tenant that uploaded it, or None without keys.
-    sha256: Of the content; None if an older release stored it.
+    sha256: The content's SHA-256; None if an older release stored the file.
   """
 
   id: str
@@ -46,7 +46,7 @@ class File:
 class Settings:
   """The settings of a job; see `prompt_tuning.Model.tune`.
 
-  `n_epochs` is set if the user gave epochs, from which `steps` was computed.
+  `n_epochs` is set if the user gave epochs; `steps` was computed from it.
   """
 
   length: int = 20
@@ -71,15 +71,15 @@ class Job:
     prompt: The name of the prompt that the job makes.
     settings: The settings to tune with.
     training_file: The id of the file to train on.
-    validation_file: The id of the file to choose the best prompt by, or None.
+    validation_file: The id of the file that selects the best prompt, or None.
     model: The name of the base model, or None.
     fingerprint: The base model's fingerprint, or None.
     error: The reason for a failure.
-    finished_at: The end, in seconds since 1970.
+    finished_at: The time of its end, in seconds since 1970.
     score: The prompt's score, if there is a validation file.
     step: The prompt's step, counted from pretraining step 0.
     attempts: The number of times that a worker has taken the job.
-    tries: The attempts since the last progress or orderly stop.
+    tries: The attempts since the last progress or regular stop.
     saved: The step of the last checkpoint; -1 before the first.
     is_cancelled: Whether the user has cancelled it.
     owner: The tenant that queued it, or None without keys.
@@ -112,7 +112,7 @@ class JobEvent:
   """An event in the life of a job.
 
   Attributes:
-    number: The position among all events.
+    number: Its position among all events.
     job: The id of the job.
     created_at: Seconds since 1970.
     kind: A kind of `t5x.runs.events`, or "status".
@@ -136,7 +136,7 @@ class UnknownError(LookupError):
   """
 
   def __init__(self, kind: str, id: str):
-    """Makes the message of an identifier that was asked for."""
+    """Makes the message for an unknown identifier."""
     super().__init__(f"There is no {kind} {id[:80]!r}.")
     self.kind = kind
 

@@ -40,24 +40,24 @@ def tune(
   should_stop: events.ShouldStop,
   **settings: Any,
 ) -> TunedPrompt:
-  """Tunes as `Model.tune` does; waits for a job that was submitted before.
+  """Tunes like `Model.tune`; waits for the job if it was already submitted.
 
   The cluster's machines share the folder of the runs. They write files there;
-  only the worker writes to the store, as SQLite is for one machine.
+  only the worker writes to the store, because SQLite is for one machine.
 
   Args:
     load: Loads the model, on a machine of the cluster.
-    cluster: submitit's name for it, such as "slurm"; "local" starts processes
-      on this machine.
+    cluster: submitit's name for the cluster, such as "slurm"; "local" starts
+      processes on this machine.
     options: Parameters of `submitit.AutoExecutor.update_parameters`, such as
       {"timeout_min": 600, "slurm_partition": "gpu"}.
-    train: As for `Model.tune`, like the arguments below.
+    train: As for `Model.tune`, like the other arguments below.
 
   Raises:
     ValueError: if examples, settings or the cluster's options are wrong.
     RuntimeError: if the cluster refuses the job (its controller may be
       restarting), or ends it early. The run in `folder` can be resumed.
-    CancelledError: if `should_stop` says so, with the same effect.
+    CancelledError: if `should_stop` returns True. The run can be resumed too.
   """
   import submitit
 
@@ -99,7 +99,7 @@ def _follow(
   """Forwards a job's events until it is over."""
   import submitit
 
-  # Of Slurm, submitit asks `sacct`, which many small clusters lack.
+  # For Slurm, submitit would call `sacct`, which many small clusters lack.
   is_slurm = isinstance(job, submitit.SlurmJob)
   submitted = next_look = time.monotonic()
   is_over = False
@@ -110,11 +110,11 @@ def _follow(
     if is_slurm and (now := time.monotonic()) >= next_look:
       next_look = now + (_LOOK_SECONDS if is_stopping else _QUEUE_SECONDS)
       state = _state(job.job_id)
-      if is_stopping and state == "PENDING":  # A running one saves itself.
+      if is_stopping and state == "PENDING":  # A running job saves its run.
         job.cancel(check=False)
       # The queue may not list a new job yet.
       is_over |= not state and now >= submitted + _QUEUE_SECONDS
-    # After the look at the job, so that no event of it is missed.
+    # After the look at the job, so that none of its events is missed.
     _forward_events(shared, on_event)
     if not is_over:
       time.sleep(_LOOK_SECONDS)
@@ -137,14 +137,14 @@ def _tune(
   shared: pathlib.Path,
   settings: Mapping[str, Any],
 ) -> TunedPrompt | str:
-  """Tunes a prompt on a machine of the cluster; saves the run if it has to end.
+  """Tunes a prompt on the cluster's machine; saves the run if it has to end.
 
   Returns:
-    The prompt, or the message of an error that another try would meet again.
+    The prompt, or the message of an error that would occur again.
   """
   import submitit
 
-  # submitit ignores SIGTERM, and ends a job at its own signal, which comes
+  # submitit ignores SIGTERM, and ends a job on its own signal, which comes
   # before the time limit.
   own = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
   with (
@@ -179,19 +179,19 @@ def _tune(
 
 
 def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> None:
-  """Passes on the new events of a task; the position outlives the worker."""
+  """Passes on a task's new events; a file keeps the position reached."""
   path, position = shared / "events.jsonl", shared / "forwarded"
   if not path.exists():
     return
   start = 0
   if position.exists():
-    with parsing.of(position, "a position", "Remove it to begin anew."):
+    with parsing.of(position, "a position", "Remove it to start again."):
       start = int(position.read_text())
   written = start
   with path.open("rb") as file:
     file.seek(start)
     for line in file:
-      if not line.endswith(b"\n"):  # The rest of it comes later.
+      if not line.endswith(b"\n"):  # The rest of the line comes later.
         break
       start += len(line)
       if not line.strip():
@@ -200,7 +200,7 @@ def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> None:
         with parsing.of(path, "a list of events"):
           event = _EVENT.validate_json(line)
       except ValueError as error:  # A machine may have died within a line.
-        logging.warning("A line is left out: %s", error)
+        logging.warning("A line is ignored: %s", error)
         continue
       on_event(event)
       written = start

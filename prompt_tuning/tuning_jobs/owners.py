@@ -1,18 +1,18 @@
 """Names of prompt files in a folder that tenants share.
 
-  NAME               belongs to nobody; every tenant uses it, as NAME
-  NAME@OWNER         its owner alone uses it, as NAME
-  NAME@OWNER.shared  the others use it, too, as NAME@OWNER
+  NAME               belongs to nobody; every tenant uses it as NAME
+  NAME@OWNER         only its owner uses it, as NAME
+  NAME@OWNER.shared  other tenants use it too, as NAME@OWNER
 
-A file's name is one rename away from another, so no file has two owners, and
-replicas that share the folder need nothing else.
+Ownership changes by a rename, so no file has two owners, and replicas that
+share the folder need nothing else.
 """
 
 import re
 
 # The tenant of a request without an accepted key, which owns nothing.
 NOBODY = "?"
-# A suffix of 64, as OpenAI's, and the end of a job's id.
+# 64 characters, as for OpenAI's suffix, and the end of a job's id.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 OWNER = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _SHARED = ".shared"
@@ -20,7 +20,7 @@ STEM = re.compile(f"{NAME.pattern}(@{OWNER.pattern}({re.escape(_SHARED)})?)?")
 
 
 def check(name: str) -> None:
-  """Raises ValueError for a name that no prompt may have."""
+  """Raises ValueError if no prompt may have a name."""
   if not NAME.fullmatch(name):
     raise ValueError(
       "Expected a name of at most 80 letters, digits, '.', '_' and '-' that "
@@ -29,7 +29,7 @@ def check(name: str) -> None:
 
 
 def stem(name: str, owner: str | None, is_shared: bool = False) -> str:
-  """Returns the stem of a prompt's file; without keys there is no `owner`."""
+  """Returns the stem of a prompt's file; without keys, `owner` is None."""
   if owner is None:
     return name
   return f"{name}@{owner}{_SHARED if is_shared else ''}"

@@ -5,7 +5,7 @@
 A job that was stopped or killed resumes, and ends with the same prompt.
 """
 
-import t5x  # noqa: F401  # Quiets TensorFlow, so before its first import.
+import t5x  # noqa: F401  # Before TensorFlow's first import, to quiet it.
 
 # isort: split
 
@@ -40,17 +40,17 @@ from t5x.runs import events
 # Flags of the server that are arguments of `pt.load`.
 OF_MODEL = ("checkpoint", "vocabulary", "dtype", "base_weights")
 
-# Below the server's priority, which answers meanwhile.
+# Below the priority of the server, which answers meanwhile.
 _NICENESS = 10
-# The message of these errors is for the user who queued the job.
+# The user who queued the job gets the messages of these errors.
 _USER_ERRORS = (ValueError, FloatingPointError)
-# The pause between looks at whether to stop, while another worker runs.
+# The pause between checks whether to stop, while another worker runs.
 _LOOK_SECONDS = 0.5
 
-# The pause between looks at whether there are jobs.
+# The pause between checks for jobs.
 _JOBS_SECONDS = 1.0
-# The pause after a worker that failed. It doubles with each in a row: a start
-# costs as much as loading a model, and a full disk takes time to clear.
+# The pause after a worker failed. It doubles with each failure in a row: a
+# start costs as much as loading a model, and a full disk takes time to clear.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 # The time that a worker has to save its run.
 _STOP_SECONDS = 60.0
@@ -62,17 +62,17 @@ def work(
   prompts: pathlib.Path | epath.Path,
   should_stop: Callable[[], bool],
 ) -> None:
-  """Works on jobs until all are over, or it should stop.
+  """Works on jobs until all are done, or it should stop.
 
   Args:
     store: The jobs.
     tune: `Model.tune` of the base model, or of a cluster that has it.
     prompts: The folder for the prompts.
-    should_stop: Whether to leave the rest to another worker.
+    should_stop: Returns whether to leave the rest to another worker.
 
   Raises:
-    Exception: if a later worker may finish a job, because a disk is full for
-      instance. The store counts the tries.
+    Exception: if a later worker may finish the job, for example if a disk is
+      full. The store counts the tries.
   """
 
   def examples(file: str) -> list[tuple[str, str]]:
@@ -80,7 +80,7 @@ def work(
 
   while not should_stop() and (job := store.claim()) is not None:
     settings, prompt = dataclasses.asdict(job.settings), None
-    del settings["n_epochs"]  # `steps` says the same.
+    del settings["n_epochs"]  # `steps` includes it.
     stats_period, eval_period = defaults.periods(job.settings.steps)
     try:
       with contextlib.suppress(events.CancelledError):
@@ -102,11 +102,11 @@ def work(
         store.release(job)
         return
       else:
-        # The prompt first: a job that has succeeded has one.
+        # Saves the prompt first: a succeeded job must have one.
         stem, step = owners.stem(job.prompt, job.owner), None
         if (metadata := prompt.metadata) is not None:
           step = metadata.step
-          # For people: the trainer names the pairs by their digest.
+          # A name for people; the trainer names the pairs by their digest.
           named = dataclasses.replace(
             metadata, task=store.file(job.training_file).filename
           )
@@ -144,7 +144,7 @@ def _load(flags: types.SimpleNamespace) -> pt.Model:
   """Reads the base model, here or on a machine of a cluster.
 
   Raises:
-    ValueError: if it is not the model that the jobs were queued for.
+    ValueError: if it is not the model for which the jobs were queued.
   """
   model = pt.load(**{name: getattr(flags, name) for name in OF_MODEL})
   if flags.fingerprint not in (None, model.fingerprint):
@@ -159,8 +159,8 @@ def main(flags: types.SimpleNamespace) -> None:
   """Runs the worker until SIGTERM, or until its server ends.
 
   Args:
-    flags: The server's, with the `fingerprint` of its model and its process's
-      number, `parent`, as the server may end while this process starts.
+    flags: The server's flags, with the `fingerprint` of its model and the
+      number of its process, `parent`, which may end while this one starts.
   """
   logging.set_verbosity(logging.WARNING)
   os.nice(_NICENESS)
@@ -195,7 +195,7 @@ class Supervisor(threading.Thread):
   """A thread that runs one worker process, but only while there is work.
 
   Attributes:
-    problem: The reason why no job runs, if the last worker failed before it
+    problem: The reason that no job runs, if the last worker failed before it
       claimed one.
   """
 
@@ -212,7 +212,7 @@ class Supervisor(threading.Thread):
     self._end, self._wake = threading.Event(), threading.Event()
 
   def wake(self) -> None:
-    """Has the supervisor look for jobs now."""
+    """Makes the supervisor look for jobs now."""
     self._wake.set()
 
   def stop(self) -> None:
@@ -228,7 +228,7 @@ class Supervisor(threading.Thread):
 
   def run(self) -> None:
     """Looks for jobs until it is stopped."""
-    failures = 0  # Of workers in a row.
+    failures = 0  # Number of workers in a row that failed.
     while not self._end.is_set():
       try:
         if self._store.has_work():
@@ -236,9 +236,9 @@ class Supervisor(threading.Thread):
           pause = min(_FIRST_PAUSE * 2 ** min(failures - 1, 9), _LONGEST_PAUSE)
           self._end.wait(pause if failures else 0)
           continue
-        # The jobs that no worker claimed were cancelled.
+        # Jobs that no worker claimed were cancelled.
         failures, self.problem = 0, None
-      except Exception:  # A full disk may have room later.
+      except Exception:  # For example, a full disk may have room later.
         logging.exception("The supervisor could not look at the jobs.")
       self._wake.wait(_JOBS_SECONDS)
       self._wake.clear()
@@ -249,7 +249,7 @@ class Supervisor(threading.Thread):
     self._process = process = subprocess.Popen(self._command)
     try:
       while process.poll() is None and not self._end.wait(_JOBS_SECONDS):
-        # The worker waits for a store that is locked, too.
+        # The worker waits for a locked store itself.
         with contextlib.suppress(sqlite3.Error, OSError):
           if self._store.claims() > claims:
             self.problem = None
@@ -264,7 +264,7 @@ class Supervisor(threading.Thread):
     if not code or self._end.is_set():
       self.problem = None
       return 0
-    # The store gives up a job that ends its workers.
+    # The store fails a job that keeps killing its workers.
     worked_long = has_claimed and time.monotonic() - start > _LONGEST_PAUSE
     failures = 1 if worked_long else failures + 1
     ended = f"{failures} worker(s) in a row failed, the last with code {code}"

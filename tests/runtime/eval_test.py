@@ -100,7 +100,7 @@ def test_moved_base_model_is_noticed(base, tmp_path):
 
 def test_task_without_metrics_is_told_from_one_without_examples():
   task = seqio.TaskRegistry.get(tiny.TASK).replace(name="bare", metric_fns=[])
-  with pytest.raises(ValueError, match="No task of bare has metric_fns"):
+  with pytest.raises(ValueError, match="No task of bare has both metric_fns"):
     evaluation.InferenceEvaluator(
       tiny.dataset_config(mixture_or_task_name=task, split="validation"),
       seqio.Evaluator,

@@ -107,7 +107,7 @@ def test_another_period_alone_is_not_the_run_that_is_over(finished, base):
 
 
 def test_fewer_steps_are_refused_before_anything_is_read(finished):
-  with pytest.raises(ValueError, match="is to end at step 8, but"):
+  with pytest.raises(ValueError, match="should end at step 8, but"):
     train(finished, "no such base", told(train__relative_steps=1), 1)
 
 

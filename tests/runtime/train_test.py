@@ -254,7 +254,7 @@ LATE = tiny.multi_optimizer(
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"total_steps": 3, "relative_steps": None}, "is to end at step 3"),
+    ({"total_steps": 3, "relative_steps": None}, "should end at step 3"),
     (
       {"train_dataset_cfg": tiny.dataset_config(split="trian")},
       "has no split 'trian'",

@@ -7,9 +7,9 @@ Importing this module registers with seqio
 * `ladder_lm`: LM adaptation. A document is cut in two, and the second part is
   the target. 85% of the cuts are just before a word that answers something,
   the others anywhere among the last six tokens;
-* `ladder_lm_long`: the same, after up to four other documents in one input.
+* `ladder_lm_long`: the same, with up to four other documents before it.
 
-All read the same documents, and process them anew in every epoch.
+All read the same documents, and process them again in every epoch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def documents(split: str) -> tuple[str, ...]:
 def long_documents(split: str) -> tuple[str, ...]:
   """Returns the documents of a split, each after up to `MOST_BEFORE` others.
 
-  The others are drawn at random, and have no mark.
+  The other documents are drawn at random, and have no mark.
   """
   rng = random.Random(f"long prose {split}")
   unmarked = [document.replace(prose.CUT, "") for document in documents(split)]
@@ -61,7 +61,7 @@ class ProseSource(ExampleSource):
   """Documents: a "text" with a mark before a word that answers something."""
 
   def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
-    """Returns a split's documents, in an order that only the seed decides."""
+    """Returns a split's documents, in an order that depends only on `seed`."""
     documents: Sequence[str] = self.generate(split)
     if shuffle and seed is not None:
       documents = random.Random(seed).sample(documents, len(documents))
@@ -73,8 +73,8 @@ def tokenize_once(
 ) -> tf.data.Dataset:
   """Tokenizes all documents at once, before training.
 
-  Tokenizing each example in TensorFlow would take as long as a step of the
-  smallest model.
+  Tokenizing each example in TensorFlow would take as long as a training step of
+  the smallest model.
 
   Args:
     dataset: "text", the documents of a split.
@@ -102,11 +102,11 @@ def tokenize_once(
 @seqio.map_over_dataset(num_seeds=1)
 @tf.autograph.experimental.do_not_convert  # It has no control flow.
 def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
-  """Makes inputs of the tokens before a cut, and targets of the others.
+  """Makes inputs from the tokens before a cut, and targets from the others.
 
   Args:
-    example: "tokens" [T], and "cut", the position of the word that answers.
-    seed: Seed of the choice of another cut.
+    example: "tokens" [T], and "cut", the position of the answering word.
+    seed: Seed for the choice of a different cut.
   """
   tokens = example["tokens"]
   length = tf.size(tokens)
@@ -158,7 +158,7 @@ def _at_least_one(number: tf.Tensor) -> tf.Tensor:
 
 
 def _pieces(total: tf.Tensor, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-  """Cuts `total` at random into `count` lengths of at least one."""
+  """Splits `total` at random into `count` lengths of at least one."""
   order = tf.argsort(
     tf.random.stateless_uniform(tf.reshape(total - 1, [1]), seed)
   )
@@ -193,7 +193,7 @@ for _name, _change, _documents in (
     ),
     preprocessors=[
       tokenize_once,
-      # seqio repeats the dataset here, and applies the rest anew each time.
+      # seqio repeats the dataset here, and applies the rest again each time.
       seqio.CacheDatasetPlaceholder(),
       _change,
       seqio.preprocessors.append_eos_after_trim,

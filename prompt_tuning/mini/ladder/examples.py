@@ -1,8 +1,8 @@
-"""The ladder's tasks: SuperGLUE's form, the world of the pretraining prose.
+"""The ladder's tasks: SuperGLUE's format, and the pretraining prose's world.
 
-The form is new to the pretrained models, and so are the stories: no combination
-of facts, laws (in their order) or clauses is in two splits, or both in
-validation or test and in the prose that a model of the ladder was pretrained
+The format is new to the pretrained models, and so are the stories: no
+combination of facts, laws (in their order) or clauses is in two splits, or both
+in validation or test and in the prose that a model of the ladder was pretrained
 on.
 """
 
@@ -33,7 +33,7 @@ def _of_claim(
   Args:
     statuses: The claim's status for each label.
     features: Feature -> sentence.
-    domain: That of the story and the claim.
+    domain: The domain of the story and the claim.
   """
 
   def make(rng: random.Random, split: str, label: int) -> Features:
@@ -47,7 +47,7 @@ def _of_claim(
 
 
 def rte(rng: random.Random, split: str, label: int) -> Features:
-  """Asks whether the premise entails a claim. Half of the labels say so."""
+  """Asks whether the premise entails a claim; half of the premises do."""
   story = world.draw_story(rng, split, 2)
   status = ("entailment", rng.choice(world.STATUSES[1:]))[label]
   claim = world.draw_claim(rng, story, status)
@@ -59,7 +59,7 @@ def rte(rng: random.Random, split: str, label: int) -> Features:
 
 
 def copa(rng: random.Random, split: str, label: int) -> Features:
-  """Asks which choice is the premise's cause, or effect. Half are choice1.
+  """Asks which choice is the premise's cause or effect. Half are choice1.
 
   The premise and the right choice form one of the twelve laws of the prose.
   Twelve laws make 264 questions, so rows repeat: see the tests.
@@ -90,7 +90,7 @@ def record(rng: random.Random, split: str, label: int) -> Features:
 def wic(rng: random.Random, split: str, label: int) -> Features:
   """Asks whether a word has the same sense in two sentences. Half are True.
 
-  There are six words of two senses, each in four clauses of the prose.
+  Six words have two senses each, and each sense has four clauses in the prose.
   """
   word, clauses = world.draw_clauses(rng, split, same=bool(label))
   people = rng.sample(world.PEOPLE, 2)
@@ -122,7 +122,7 @@ TASKS: dict[str, tuple[Maker, int]] = {
   task: (_of_claim(**table), len(table["statuses"]))
   for task, table in world.TABLES["claims"].items()
 }
-# Of these, a prompt learns one domain and is scored on the others.
+# Tasks in several domains: a prompt learns one, and is scored on the others.
 DOMAIN_TASKS = ("boolq", "cb")
 for _task, (_name, _domain) in itertools.product(
   DOMAIN_TASKS, world.DOMAINS.items()

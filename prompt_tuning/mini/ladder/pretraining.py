@@ -11,9 +11,9 @@ from pydantic import NonNegativeFloat
 
 from t5x import checkpoints
 
-# Relative position biases start near 0 and have to grow to some units before
+# Relative position biases start near 0 and have to grow to a few units before
 # they distinguish one token from the next. Adam moves a parameter by about the
-# learning rate, for any gradient.
+# learning rate, whatever the gradient.
 _FASTER_BIASES = 10.0
 _BIASES = "rel_embedding"
 
@@ -26,7 +26,7 @@ def adam(
   Args:
     learning_rate: The rate at the end of the warm-up.
     steps: Steps of the whole run.
-    warmup_steps: The number of these for the warm-up.
+    warmup_steps: The number of warm-up steps among them.
 
   Raises:
     ValueError: if `steps` is missing.
@@ -66,11 +66,11 @@ _KEPT = {
 def export(
   run: pathlib.Path, folder: pathlib.Path, stage: str
 ) -> Iterator[pathlib.Path]:
-  """Writes the checkpoints to keep of a run, in bfloat16.
+  """Writes the checkpoints of a run that are kept, in bfloat16.
 
   Args:
     run: The finished run's folder.
-    folder: Receives each of them as `<name>/checkpoint_<step>`.
+    folder: Receives each checkpoint as `<name>/checkpoint_<step>`.
     stage: "span_corruption", "lm", "long_documents" or "longer_lm".
 
   Yields:
@@ -82,7 +82,7 @@ def export(
   steps = sorted(
     int(path.name.removeprefix("checkpoint_"))
     for path in run.glob("checkpoint_*")
-    if not path.suffix  # Incomplete and damaged ones have a suffix.
+    if not path.suffix  # Incomplete and damaged checkpoints have a suffix.
   )
   for name, share in _KEPT[stage].items():
     position = share * len(steps) - 1

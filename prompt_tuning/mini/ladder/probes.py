@@ -3,7 +3,7 @@
 Importing this module registers `ladder_probe_{answer,truth,entailment,choice,
 sense,pronoun}` and two mixtures: `ladder_probes` for LM-adapted models, and
 `ladder_probes_spans`, with a sentinel in place of the answer, for models that
-know span corruption only. An answer counts if every word of it is right.
+know only span corruption. An answer counts if all of its words are right.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def _add(make: prose.Maker, suffix: str) -> str:
       seqio.preprocessors.append_eos_after_trim,
     ],
     output_features={"inputs": text, "targets": text},
-    # Targets have their original spaces, predictions those of the vocabulary.
+    # Targets keep their original spaces; predictions have the vocabulary's.
     postprocess_fn=_words,
     metric_fns=[metrics.accuracy],
   ).name

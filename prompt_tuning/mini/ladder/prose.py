@@ -1,12 +1,12 @@
 """The pretraining text of the ladder's models: prose about their world.
 
-It has stories with questions, answers and statements of truth, and talk about
-causes, senses of words and pronouns. Nothing has the form of a task
-("premise: ..."). The words of those forms do occur, in separate sentences,
+It has stories with questions, answers and statements of truth, and sentences
+about causes, senses of words and pronouns. Nothing has the format of a task
+("premise: ..."). The words of those formats do occur, in separate sentences,
 because a frozen model cannot use a word that it has never seen.
 
 A bar in a document marks the position just before a word that answers
-something. `world.toml` has the forms of documents.
+something. `world.toml` has the templates of documents.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import random
 from prompt_tuning.mini.ladder import world
 
 CUT = "|"
-# Maps a state of randomness and a split to a document.
+# Maps a random generator and a split to a document.
 Maker = Callable[[random.Random, str], str]
 _YES = ("no", "yes")
 # A document with fewer words may follow a remark.
@@ -29,7 +29,7 @@ def _story(rng: random.Random, split: str) -> list[world.Fact]:
 
 
 def _write(rng: random.Random, form: str, **words: object) -> str:
-  """Draws a form of a document, and fills in its words."""
+  """Draws a template of a document, and fills in its words."""
   return rng.choice(world.TABLES["prose"][form]).format(**words)
 
 
@@ -42,7 +42,7 @@ def answer(rng: random.Random, split: str) -> str:
 
 
 def value(rng: random.Random, split: str) -> str:
-  """Writes a story, and a question about a value in it, or the fact again."""
+  """Writes a story, and a question about a value in it or the fact again."""
   story = _story(rng, split)
   fact = rng.choice(story)
   marked = dataclasses.replace(fact, value=f"|{fact.value}").statement
@@ -75,7 +75,7 @@ def cause_and_effect(rng: random.Random, split: str) -> str:
 
 
 def choice(rng: random.Random, split: str) -> str:
-  """Asks which of two ideas is the cause, or the effect."""
+  """Asks which of two ideas is the cause or the effect."""
   law, other, part = world.draw_laws(rng, split)
   ideas = rng.sample((law[part], other[part]), 2)
   ask = (

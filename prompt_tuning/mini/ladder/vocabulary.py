@@ -11,15 +11,15 @@ import tensorflow as tf
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 _EOS, _UNK = 1, 2
 _EXTRA_IDS = 100
-# A sentinel, a word, or a mark, in both Python's and TensorFlow's regular
-# expressions.
+# A sentinel, a word, or a punctuation mark, in the syntax of both Python's and
+# TensorFlow's regular expressions.
 _TOKEN = r"<extra_id_[0-9]+>|[A-Za-z0-9_]+|[^A-Za-z0-9_\s]"
 # The words of the prose, the most frequent first; a test counts them.
 _WORDS = pathlib.Path(__file__).with_name("words.txt")
 
 
 class WordVocabulary(seqio.Vocabulary):
-  """A token for each word and each mark, separated by spaces or not.
+  """A token for each word and each punctuation mark, even without spaces.
 
   Ids: padding, end of sequence, unknown, the words, and, as in T5, sentinels
   from the end: `<extra_id_0>` is the last id. Each word must be one token.

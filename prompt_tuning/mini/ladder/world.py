@@ -1,9 +1,9 @@
 """The ladder's world: its people, relations, laws and words.
 
-It is much smaller than that of `mini.stories`, because models of some hundred
-thousand parameters have to learn all of it within minutes: twelve people, three
-relations of six values, twelve laws of cause and effect, six words of two
-senses. Everything is one short English clause.
+It is much smaller than the world of `mini.stories`, because models with some
+hundred thousand parameters have to learn all of it within minutes: twelve
+people, three relations with six values each, twelve laws of cause and effect,
+and six words with two senses. Everything is one short English clause.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -16,14 +16,14 @@ import zlib
 
 from prompt_tuning.mini.stories import world
 
-# Of the world's tables; world.toml describes them.
+# The type of the world's tables, which world.toml describes.
 TABLES = tomllib.loads(
   pathlib.Path(__file__).with_name("world.toml").read_text()
 )
 WOMEN: list[str] = TABLES["women"]
 MEN: list[str] = TABLES["men"]
 PEOPLE = [*WOMEN, *MEN]
-# A relation of a person to a value.
+# A relation between a person and a value.
 Relation = dict[str, Any]
 
 
@@ -33,9 +33,9 @@ class Domain:
 
   Attributes:
     people: Names.
-    weights: How often each value of a relation is drawn, if not equally.
-    facts: The facts of a story.
-    sentence: The form of a fact in a story.
+    weights: Relative frequencies of a relation's values, if not equal.
+    facts: The number of facts in a story.
+    sentence: The template of a fact in a story.
   """
 
   people: Sequence[str] = tuple(PEOPLE)
@@ -66,7 +66,7 @@ class Fact:
   value: str
 
   def say(self, sentence: str) -> str:
-    """Returns a sentence of the relation, filled in."""
+    """Returns one of the relation's sentences with its blanks filled."""
     return self.relation[sentence].format(who=self.who, value=self.value)
 
   @property
@@ -74,7 +74,7 @@ class Fact:
     return self.say("statement")
 
   def words(self) -> dict[str, str]:
-    """Returns the words and sentences that other sentences need."""
+    """Returns the words and sentences to fill into other sentences."""
     said = {x: self.say(x) for x in self.relation if x != "values"}
     return {**said, "who": self.who, "value": self.value}
 
@@ -86,8 +86,8 @@ def tell(story: Iterable[Fact], domain: Domain = EVERYWHERE) -> str:
 def split_of(*combination: Hashable) -> str:
   """Returns the split of a combination of facts, laws or clauses.
 
-  Four of six combinations are for pretraining and training. Combinations for
-  validation or test are in none of their stories.
+  Four of six combinations are for pretraining and training. Their stories
+  contain no combination for validation or test.
   """
   return world.split_of(zlib.crc32(repr(combination).encode()))
 
@@ -129,7 +129,7 @@ def draw_laws(rng: random.Random, split: str) -> tuple[Law, Law, int]:
 def draw_clauses(
   rng: random.Random, split: str, same: bool
 ) -> tuple[str, tuple[str, str]]:
-  """Draws a word and two clauses with it, of the same sense or not."""
+  """Draws a word, and two clauses with it in the same or different senses."""
   while True:
     word = rng.choice(list(SENSES))
     kinds = rng.sample(list(SENSES[word]), 2)
@@ -175,8 +175,8 @@ def draw_claim(
 ) -> Fact:
   """Draws a claim that a story entails, contradicts, or leaves open.
 
-  A contradiction gives a person of the story a value that is not in it, and a
-  neutral claim is about a person who is not in it. So the names and values that
+  A contradiction gives a person of the story a value that the story lacks, and
+  a neutral claim is about a person whom it lacks. So the names and values that
   occur determine the status. (Contradictions with another person's value were
   tried: no model of this size learned them within a million tokens.)
   """

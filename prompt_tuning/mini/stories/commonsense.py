@@ -1,4 +1,4 @@
-"""Tasks that need to know the world: causes, senses of words, pronouns.
+"""Tasks that need knowledge of the world: causes, senses of words, pronouns.
 
 Each function makes a group of examples of its task, without "idx". The group's
 examples share their words but not their label.
@@ -13,7 +13,7 @@ from prompt_tuning.mini.stories import facts, world
 
 _CAUSES = world.table("causes")
 _POSSESSIVES = {"she": "her", "he": "his"}
-# Word -> for each of its two senses, five sentences.
+# Word -> five sentences for each of its two senses.
 SENSES: dict[str, list[list[str]]] = {
   word: [sense["sentences"] for sense in senses]
   for word, senses in world.table("senses").items()
@@ -28,12 +28,12 @@ def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Asks which of two choices is the cause, or the effect, of the premise.
 
   In 50% of the examples ("mention") the right choice names the premise's thing
-  and the wrong one another. In 30% ("world") neither does: only what usually
-  happens tells. In 20% ("direction") one choice is the cause and the other
-  the effect. Half of the labels are choice1; the same choices come with two
-  premises or, for "direction", with both questions.
+  and the wrong choice another. In 30% ("world") neither does: only knowledge of
+  the usual course helps. In 20% ("direction") one choice is the cause and the
+  other the effect. Half of the labels are choice1; the same choices come with
+  two premises or, for "direction", with both questions.
   """
-  # Laws of different topics, each with one thing it holds for.
+  # Laws of different topics, each with one thing for which it holds.
   laws = [
     (law, thing)
     for number, law in enumerate(_CAUSES["laws"])
@@ -79,10 +79,10 @@ def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
 def wic(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Asks whether a word has the same sense in both sentences.
 
-  Twenty words with two clearly different senses each. In 70% of the examples
-  ("overlap") two sentences of the same sense also share another word, which
-  sentences of two senses never do. In 30% ("topic") no two sentences do. Half
-  of the labels are True; each word is asked for with both labels.
+  There are twenty words with two clearly different senses each. In 70% of the
+  examples ("overlap") two sentences with the same sense also share another
+  word, which sentences with different senses never do. In 30% ("topic") no two
+  sentences do. Half of the labels are True; each word occurs with both labels.
   """
   people = world.draw_cast(rng, split).people
   word = rng.choice(list(SENSES))
@@ -102,8 +102,8 @@ def _pairs(word: str, level: str, split: str) -> list[tuple[str, str]]:
   """Returns the pairs of sentences with `word` that belong to `split`.
 
   Args:
-    level: "overlap" for the same sense and a second word in both, "topic" for
-      the same sense without one, "different" for two senses.
+    level: "overlap" for the same sense and a second common word, "topic" for
+      the same sense without a second word, "different" for two senses.
   """
   senses = SENSES[word]
   pairs = {
@@ -117,7 +117,7 @@ def _pairs(word: str, level: str, split: str) -> list[tuple[str, str]]:
 def wic_example(
   word: str, sentences: Sequence[str], label: int
 ) -> world.Features:
-  """Makes an example of two sentences with a word."""
+  """Makes an example from two sentences with a word."""
   example: world.Features = {"word": word, "label": label}
   for n, sentence in enumerate(sentences, start=1):
     start = sentence.index(f" {word}") + 1
@@ -136,9 +136,9 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   "she" and "he", one of them marked. In 30% ("kind") it has "it" and a person's
   pronoun. In 30% ("motive") two women or two men occur and only the reason
   identifies the referent: Anna paid Mary because she had cleaned the house.
-  Half of the labels are True; the task's train split leaves the others out.
-  The sentences come in pairs of different referents, one with the right noun
-  phrase and one with the other's.
+  Half of the labels are True; the task's train split has only these. Sentences
+  come in pairs with different referents, one with the right noun phrase and one
+  with the other referent's.
   """
   cast, sentences = world.draw_cast(rng, split), facts.SENTENCES["wsc"]
   first = rng.choice(cast.people)

@@ -1,12 +1,12 @@
-"""The miniature of SuperGLUE: eight tasks in the form of the real ones.
+"""The miniature of SuperGLUE: eight tasks in the format of the real ones.
 
 The examples have TFDS's features, but they describe a small closed world, and
 scores on them say nothing about the real tasks. Each task mixes examples that a
 small frozen T5 can be prompted to solve (noticing which words occur) with
 harder ones (noticing which words belong together), in shares that the
 functions' docstrings state. Examples come in groups that share words but not
-their label, so that single words give little of the label away: a test compares
-a bag-of-words classifier with the majority.
+their label, so that single words reveal little of the label: a test compares a
+bag-of-words classifier with the majority.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,8 @@ from prompt_tuning.mini.stories import commonsense, passages, world
 
 EXAMPLES_PER_SPLIT = {"train": 2_000, "validation": 500, "test": 500}
 MakeGroup = Callable[[random.Random, str, str], list[world.Features]]
-# Task -> the function of a random state, a split and a level that makes
-# examples that belong together, and the share of such groups of each level, in
-# tenths.
+# Task -> a function that makes a group of examples from a random generator, a
+# split and a level; and the share of such groups at each level, in tenths.
 TASKS: dict[str, tuple[MakeGroup, dict[str, int]]] = {
   "boolq": (passages.boolq, {"mention": 7, "kind": 1, "binding": 2}),
   "cb": (passages.cb, {"state": 5, "denial": 3, "attitude": 2}),
@@ -68,7 +67,7 @@ def number(
   """Gives examples the "idx" of their task.
 
   Args:
-    task: Its name in SuperGLUE.
+    task: The task's name in SuperGLUE.
     made: The examples.
     questions: Successive questions of one paragraph, in MultiRC.
     answers: Successive answers to one question, in MultiRC.

@@ -38,7 +38,7 @@ class Deed:
 
 @dataclasses.dataclass(frozen=True)
 class Kinship:
-  """A relation of a person to another, such as a sister."""
+  """A relation between two people, such as sisterhood."""
 
   person: world.Person
   relation: str
@@ -80,7 +80,7 @@ def _values(cast: world.Cast) -> dict[str, Sequence[Any]]:
 
 
 def draw_deeds(rng: random.Random, cast: world.Cast) -> list[Deed]:
-  """Draws two deeds of the cast that have no person, thing, ... in common."""
+  """Draws two deeds of the cast without a common person, thing, and so on."""
   values = (rng.sample(x, 2) for x in _values(cast).values())
   return [Deed(*deed) for deed in zip(*values, strict=True)]
 
@@ -116,12 +116,12 @@ def draw_contrast(
     split: The split of the stories.
     level: "mention", where the false story lacks a thing, place, person, day or
       relation of the claim; "kind" and "outcome", where the claim calls a thing
-      by its kind or states what follows from an action; or "binding", where the
-      false story mentions all that the claim does, but not together.
+      by its kind or states an action's outcome; or "binding", where the false
+      story mentions everything in the claim, but not together.
     claims: STATEMENTS or QUESTIONS.
 
   Returns:
-    The claim, the story where it is true, and the one where it is false.
+    The claim, the story where it is true, and the story where it is false.
   """
   cast = world.draw_cast(rng, split)
   claim = rng.choice(claims[level])

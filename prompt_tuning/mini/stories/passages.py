@@ -1,7 +1,7 @@
 """Tasks about a passage: its content, its consequences, its people.
 
-Each function makes a group of examples of its task, without "idx". The examples
-of a group share words, or the question, but not their label.
+Each function makes a group of examples of its task, without "idx". The group's
+examples share words or the question, but not their label.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
   person, day or relation that is not in the passage. In 10% ("kind") it asks
   for a thing by its kind: was it an animal? In 20% ("binding") everything is in
   the passage, but with another person. Half of the answers are True; each
-  question is asked of one passage where it is true and of one where it is not.
+  question is asked about one passage where it is true and one where it is not.
   """
   claim, true, false = facts.draw_contrast(rng, split, level, facts.QUESTIONS)
   return [
@@ -35,10 +35,10 @@ def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
 
   In 70% of the examples ("mention") a false hypothesis names a thing, place,
   person, day or relation that is not in the premise. In 10% ("outcome") it
-  states the outcome of another action than the premise's: a buyer paid for the
+  states the outcome of an action other than the premise's: a buyer paid for the
   thing. In 20% ("binding") everything is in the premise, but with another
-  person. Half of the labels are entailment; each hypothesis has one premise
-  that it follows from and one that it does not.
+  person. Half of the labels are entailment; each hypothesis follows from one of
+  its premises and not from the other.
   """
   claim, *stories = facts.draw_contrast(rng, split, level, facts.STATEMENTS)
   return [
@@ -50,12 +50,12 @@ def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
 def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Asks whether a premise commits its speaker to a claim, or its opposite.
 
-  In 50% of the examples ("state") the premise calls the hypothesis's place
-  that, calls it the opposite (contradiction), or is about other places
-  (neutral). In 30% ("denial") it states one deed and denies another, one of
-  which is the hypothesis's unless it is neutral. In 20% ("attitude") people
-  know it, wrongly believe it, or hope for it. A third of the labels each; each
-  hypothesis has one premise of every label.
+  In 50% of the examples ("state") the premise says the same of the hypothesis's
+  place (entailment), says the opposite (contradiction), or is about other
+  places (neutral). In 30% ("denial") it states one deed and denies another, one
+  of which is the hypothesis's unless it is neutral. In 20% ("attitude") people
+  know it, wrongly believe it, or hope for it. Labels are equally frequent; each
+  hypothesis has one premise for every label.
   """
   cast = world.draw_cast(rng, split)
   deeds = facts.draw_deeds(rng, cast)
@@ -147,10 +147,10 @@ def _cb_attitude(
 def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Asks whether an answer to a question about the paragraph is right.
 
-  Each paragraph has two questions, each question five answers, of which two or
-  three are right. In 80% of the examples ("mention") the wrong answers are not
-  in the paragraph. In 20% ("binding") they are the right answers of the other
-  question. Half of the labels are True.
+  Each paragraph has two questions, and each question five answers, of which two
+  or three are right. In 80% of the examples ("mention") the wrong answers are
+  not in the paragraph. In 20% ("binding") they are the right answers to the
+  other question. Half of the labels are True.
   """
   cast = world.draw_cast(rng, split)
   first, second = facts.draw_deeds(rng, cast)
@@ -197,7 +197,7 @@ def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
   third, a person or a town. In 20% ("gender") "she" and "he" in the query
   decide between a woman and a man. In 30% ("binding") it states the deed of one
   of two people. The answers are spread evenly over the names of the world; each
-  query comes twice, with different names left out.
+  query occurs twice, with different names left out.
   """
   cast = world.draw_cast(rng, split)
   first, second = facts.draw_deeds(rng, cast)

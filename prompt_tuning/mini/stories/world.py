@@ -9,7 +9,7 @@ from typing import Any
 
 # An example: TFDS's features of its task.
 Features = dict[str, Any]
-# As `world.toml` describes it: see `table`.
+# An action, as `world.toml` describes it: see `table`.
 Action = dict[str, str]
 
 
@@ -40,8 +40,8 @@ def split_of(number: int) -> str:
   """Returns the split of the combination with this number.
 
   Four of six are for training. The combinations in examples (people with things
-  and places, laws with things, a sentence with another) are numbered, so that
-  no two splits share one.
+  and places, laws with things, pairs of sentences) are numbered, so that no two
+  splits share one.
   """
   return {0: "validation", 1: "test"}.get(number % _PARTS, "train")
 
@@ -51,9 +51,9 @@ class Cast:
   """The people, things and places of one story.
 
   A team of people meets a shelf: a thing of each kind, and some places and
-  towns. Team and shelf determine the split, so a fact about the things or the
-  place of a person is never in two splits. Kinships depend on the team alone,
-  and may be.
+  towns. Team and shelf determine the split, so a fact about a person's things
+  or place is never in two splits. Kinships depend only on the team, so they may
+  be in two.
   """
 
   people: list[Person]

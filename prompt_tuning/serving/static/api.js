@@ -7,7 +7,7 @@ const KEY = "prompt_tuning_key";
 /**
  * Sends a request with the key, if there is one; asks the user for a key if the
  * server needs one.
- * @throws {Error} With the server's message and status, if the request fails,
+ * @throws {Error} If the request fails: with the server's message and status,
  *     and the seconds to wait if it may be sent again.
  * @return {Promise<Response>}
  */
@@ -28,7 +28,7 @@ export async function request(path, options = {}) {
   }
 }
 
-/** Sends a JSON body, if there is one, and returns the JSON of the answer. */
+/** Sends a JSON body, if there is one, and returns the JSON response. */
 export async function json(path, body, options = {}) {
   return (await request(path, withBody(body, options))).json();
 }
@@ -41,7 +41,7 @@ export async function* events(path, body, options = {}) {
   const response = await request(path, withBody(body, options));
   const lines = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  // Not `for await`, which Safari has lacked for streams.
+  // Not `for await`, which older Safari versions lack for streams.
   for (let text; !(text = await lines.read()).done; ) {
     const parts = (rest + text.value).replaceAll("\r\n", "\n").split("\n\n");
     rest = parts.pop();

@@ -32,7 +32,7 @@ export function start() {
 
 const chosen = () => [...byId("choices").querySelectorAll("input:checked")];
 
-/** Returns what the form says, but for the input. */
+/** Returns the form's values, except for the input. */
 function settings() {
   const models = chosen().map((box) => box.value);
   if (!models.length) throw new Error("Choose at least one model.");
@@ -49,7 +49,7 @@ function settings() {
   };
 }
 
-/** Lists the models, the base first; keeps the selection. */
+/** Lists the models, with the base first; keeps the selection. */
 export function showModels(models) {
   const before = byId("choices").querySelectorAll("input");
   const wasChosen = new Map([...before].map((x) => [x.value, x.checked]));
@@ -107,7 +107,7 @@ async function answer() {
   const work = labels.length
     ? (x) => rank(x, labels, current.signal)
     : (x) => generate(x, options, current.signal);
-  // All at once: the server batches them.
+  // All at once, because the server batches them.
   const done = await Promise.all(
     cards.map((x) => report(x.note, () => work(x))),
   );

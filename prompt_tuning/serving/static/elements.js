@@ -1,6 +1,6 @@
 /** Functions that make elements, never from HTML text. */
 
-/** Returns the element of index.html with an id. */
+/** Returns the element with an id in index.html. */
 export const byId = (id) => document.getElementById(id);
 
 /**
@@ -42,7 +42,7 @@ export function fill(table, heads, rows) {
   return table;
 }
 
-/** Hides the items whose data-words lack the text of a field, at each change. */
+/** Hides items whose data-words lack the field's text, at each change. */
 export function filterBy(field, items) {
   const show = () => {
     const wanted = field.value.trim().toLowerCase();
@@ -54,7 +54,7 @@ export function filterBy(field, items) {
   return show;
 }
 
-/** Has the browser save a file. */
+/** Makes the browser save a file. */
 export function save(blob, name) {
   const href = URL.createObjectURL(blob);
   make("a", { href, download: name }).click();
@@ -69,7 +69,7 @@ export function tell(element, message) {
 }
 
 /**
- * Runs a task; tells the message that it returns, if it does, or its error.
+ * Runs a task; shows the message that it returns, if any, or its error.
  * @return {Promise<boolean>} Whether it succeeded.
  */
 export async function report(status, task) {
@@ -83,7 +83,7 @@ export async function report(status, task) {
   }
 }
 
-/** Runs a task when a form is sent, whose button waits; tells its error. */
+/** Runs a task when a form is sent; disables its button; shows the error. */
 export function onSubmit(form, status, task) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -93,6 +93,6 @@ export function onSubmit(form, status, task) {
   });
 }
 
-/** Formats a number with at most this many decimals. */
+/** Formats a number with at most `digits` decimals. */
 export const rounded = (number, digits = 2) =>
   number.toLocaleString("en", { maximumFractionDigits: digits });

@@ -20,7 +20,7 @@ async function showModels() {
   return base;
 }
 
-/** Waits until the server is ready: it compiles at the start. */
+/** Waits until the server is ready; it compiles programs at the start. */
 async function ready() {
   for (;;) {
     const response = await fetch("/readyz");

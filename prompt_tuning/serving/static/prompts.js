@@ -1,4 +1,4 @@
-/** Prompts: the origin, the nearest words and the file of each; new ones. */
+/** Prompts: each one's origin, nearest words and file; and uploads. */
 
 import { json, request } from "./api.js";
 import {
@@ -23,7 +23,7 @@ let filter = () => {};
 
 /**
  * Connects the forms.
- * @param {function()} onChange Called when there is another prompt, or one less.
+ * @param {function()} onChange Called when a prompt was added or deleted.
  */
 export function start(onChange) {
   refresh = onChange;
@@ -49,7 +49,7 @@ const change = (name, options, done) =>
 
 const pathOf = (name) => `/v1/prompts/${encodeURIComponent(name)}`;
 
-/** Shows the prompts among the models, the first of which is the base. */
+/** Shows the prompts among the models; the first model is the base. */
 export function showModels([base, ...prompts]) {
   byId("prompt-rows").replaceChildren(...prompts.map((x) => row(x, base)));
   byId("no-prompts").hidden = prompts.length > 0;
@@ -58,7 +58,7 @@ export function showModels([base, ...prompts]) {
 
 function row({ id, prompt }, base) {
   const { task, step, metric, score, length } = prompt;
-  // Files count from the start of pretraining, curves from that of tuning.
+  // Files count steps from the start of pretraining, curves from tuning's.
   const tuned = step == null ? "–" : rounded(step - base.step, 0);
   const scored = score == null ? "–" : rounded(score, 1);
   const title = metric ?? "";
@@ -137,7 +137,7 @@ const wordRow = ({ norm, words }, i) =>
 
 const download = (name, format) =>
   report(byId("prompts-status"), async () => {
-    // Not a link, which would send no key.
+    // Not a link, because it would send no key.
     const response = await request(`${pathOf(name)}?format=${format}`);
     const file = await response.blob();
     save(file, `${name}.${format === "peft" ? "zip" : format}`);

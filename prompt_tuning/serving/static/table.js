@@ -1,17 +1,17 @@
-/** Many inputs: a CSV file, answered by each chosen model, as a CSV file. */
+/** Many inputs: each chosen model adds a column of answers to a CSV file. */
 
 import { json } from "./api.js";
 import { byId, fill, make, onSubmit, save, tell } from "./elements.js";
 
-const AT_ONCE = 16; // Inputs of a request.
-const SHOWN = 20; // Rows on the page.
+const AT_ONCE = 16; // Inputs per request.
+const SHOWN = 20; // Rows shown on the page.
 
-let rows = []; // The file, its header first.
+let rows = []; // The rows of the file, starting with the header.
 
 /**
  * Connects the form.
  * @param {function(): Object} settings Returns the chosen models, labels and
- *     options; an error if no model is chosen.
+ *     options; throws an error if no model is chosen.
  */
 export function start(settings) {
   byId("table-file").addEventListener("change", read);
@@ -83,7 +83,7 @@ async function answerAll({ models, labels, options }) {
     save(new Blob([[heads, ...all].map(line).join("\r\n")]), name);
 }
 
-/** Asks again if the server has too much to do, or to do for this key. */
+/** Retries while the server, or this key's quota, has no room. */
 async function untilAnswered(ask) {
   for (;;) {
     try {
@@ -96,7 +96,7 @@ async function untilAnswered(ask) {
   }
 }
 
-/** Returns the answer to each input; of labels, the likeliest. */
+/** Returns the answer to each input, or the likeliest label. */
 async function answersOf(model, prompt, labels, options) {
   if (labels.length) {
     const { data } = await json("/v1/rank", { model, prompt, labels });

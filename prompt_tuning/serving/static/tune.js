@@ -1,4 +1,4 @@
-/** Tune: a data set becomes a job, and a job a prompt. */
+/** Tune: a data set becomes a job, and the job a prompt. */
 
 import { events, json, request } from "./api.js";
 import { Curve } from "./curves.js";
@@ -16,12 +16,12 @@ import {
 const JOBS = "/v1/fine_tuning/jobs";
 const FILES = "/v1/files";
 const OVER = ["succeeded", "failed", "cancelled"];
-// Unlike "loss", which is summed, it does not grow with the answers.
+// Unlike "loss", which is a sum, it does not grow with the answers.
 const LOSS = "loss_per_nonpadding_target_token";
 
 let base = "";
 let onPrompt = () => {};
-let shown = null; // The job whose events are read, and its abort controller.
+let shown = null; // The job whose events are read, with an abort controller.
 
 /**
  * Connects the form and lists the jobs.
@@ -36,7 +36,7 @@ export async function start(model, onNewPrompt) {
   await listFiles();
 }
 
-/** Queues a job; an empty field is sent as null, which is not given. */
+/** Queues a job; an empty field is sent as null, which means not given. */
 async function submit() {
   tell(byId("tune-status"), "Uploading …");
   const files = await Promise.all([
@@ -116,7 +116,7 @@ function entry(job) {
   );
 }
 
-/** Returns a job's prompt, or, as long as there is none, its name. */
+/** Returns a job's prompt or, before there is one, its name. */
 const nameOf = (job) => job.fine_tuned_model ?? job.user_provided_suffix;
 
 /** Shows a job, and follows it until it is over or another one is shown. */
@@ -156,8 +156,8 @@ async function follow(view, { id, reading }) {
       view.showJob(await json(path, undefined, { signal }));
       if (view.isOver) return;
     } catch (error) {
-      // `fetch` raises a TypeError; a proxy answers 502 while a server starts.
-      // An event has no status.
+      // `fetch` throws a TypeError; a proxy answers 502 while a server starts.
+      // An error in an event has no status.
       const { status, type } = error;
       const mayPass = status > 501 || type === "server_error";
       if (!(error instanceof TypeError || mayPass)) throw error;

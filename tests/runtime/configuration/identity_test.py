@@ -106,8 +106,8 @@ def test_one_macro_is_one_difference():
 @pytest.mark.parametrize(
   ("name", "folder", "message"),
   [
-    ("train.random_seed", "here", "this one's: train.random_seed: 4 -> 0"),
-    ("train.eval_period", "here", "this one's: train.eval_period: 4 -> 50"),
+    ("train.random_seed", "here", "this one: train.random_seed: 4 -> 0"),
+    ("train.eval_period", "here", "this one: train.eval_period: 4 -> 50"),
     ("t5x.RestoreCheckpointConfig.path", "here", None),
     ("train.model_dir", "there", "folder: there -> here"),
     ("train.model_dir", "here", None),
