@@ -7,7 +7,7 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-# Dependencies first: their layer stays when the code changes.
+# Dependencies come first, so that their layer stays when the code changes.
 COPY constraints.txt constraints-build.txt ./
 RUN pip install --no-cache-dir --require-hashes \
   --requirement=constraints-build.txt \

@@ -2,10 +2,10 @@
 
   python benchmarks/bfloat16.py
 
-tunes a prompt on a ladder task from several seeds (of prompt and order of
-examples), each in float32 and in bfloat16, for activations and frozen weights.
-It compares the losses of the same seed with the spread over seeds.
-Writes `results/benchmarks/bfloat16.json` and prints a table of it.
+tunes a prompt on a ladder task from several seeds (of the prompt and the order
+of examples), each in float32 and in bfloat16 activations and frozen weights. It
+compares the difference of losses for the same seed with the spread over seeds.
+Writes `results/benchmarks/bfloat16.json` and prints it as a table.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def train(
 
 
 def tabulate(record: dict[str, Any]) -> str:
-  """Returns a table with a row for each period; losses are nats of a batch."""
+  """Returns a table with a row for each period; losses are nats per batch."""
   exact, rounded = (
     pd.DataFrame([run["losses"] for run in record[dtype]]).T
     for dtype in _DTYPES
@@ -79,9 +79,9 @@ def main() -> None:
   add = parser.add_argument
   add("--model", default="ladder_s", help="a file of gin/models")
   add("--task", default="ladder_boolq", help="a task of the ladder")
-  add("--seeds", type=int, default=4, help="how many, two or more")
+  add("--seeds", type=int, default=4, help="number of seeds, two or more")
   add("--steps", type=int, default=200, help="of training")
-  add("--period", type=int, default=20, help="steps that a loss is a mean of")
+  add("--period", type=int, default=20, help="steps in the mean of a loss")
   args = parser.parse_args()
   record = {"model": args.model, "task": args.task, "period": args.period}
   with tempfile.TemporaryDirectory() as place:

@@ -1,5 +1,5 @@
-"""Calls of client packages to a server, and their outcomes, as docs/serving.md
-has them.
+"""Calls client packages against a server, and prints the outcomes for
+docs/serving.md.
 
 In a separate environment, beside a running `prompt-tuning serve --demo`:
 
@@ -7,7 +7,7 @@ In a separate environment, beside a running `prompt-tuning serve --demo`:
     llama-index-llms-openai-like llama-index-embeddings-openai-like
   python benchmarks/clients.py http://127.0.0.1:8000/v1 ladder_boolq
 
-The script needs only these packages. A call has the package's own defaults.
+The script needs only these packages. Calls use the packages' own defaults.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ import sys
 import tomllib
 from typing import Any
 
-# Code that makes the clients, and the calls.
+# The code that makes the clients, and their calls.
 _TABLE = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text())
 
 

@@ -4,7 +4,7 @@
   python benchmarks/compare.py --case=step-small-bfloat16-b8-i128 \\
     --peer=t5x --sources=T5X --sources=AIRIO --sources=JESTIMATOR
 
-Each side of a case is a separate process with the same random weights, of the
+Each side of a case is a separate process with the same random weights, in the
 sizes of a real T5 1.1. The sides take turns, A B A B, so that other load slows
 both. Their outcomes are compared first, and sides that disagree are not timed.
 `--peer=t5x` replaces PEFT by Google's trainer around our network, for training
@@ -49,7 +49,7 @@ class Side:
     self.turns: list[dict[str, Any]] = []
     self._process = subprocess.Popen(
       [
-        # Without the working directory, which is no baseline.
+        # Without the working directory, which is not the baseline.
         *(sys.executable, "-P", "-m", "peers.worker"),
         name.replace(BASELINE, "ours"),
         json.dumps(dataclasses.asdict(case)),
@@ -63,7 +63,7 @@ class Side:
     self.start = self._answer()
 
   def work(self, calls: int) -> None:
-    """Takes a turn."""
+    """Makes the calls of one turn."""
     assert self._process.stdin
     print(calls, file=self._process.stdin, flush=True)
     self.turns.append(self._answer())
@@ -82,7 +82,7 @@ class Side:
     return json.loads(line)
 
   def fields(self) -> dict[str, Any]:
-    """Returns the fields of a record; seconds are of one call."""
+    """Returns the fields of a record; seconds are for one call."""
     turns = self.turns
     return {
       "seconds": [float(np.mean(turn["seconds"])) for turn in turns],
@@ -92,7 +92,7 @@ class Side:
       ),
       "peak_bytes": turns[-1]["peak_bytes"],
       "load_seconds": self.start["load_seconds"],
-      # Compilation of all shapes, and the first calls.
+      # Includes compilation of all shapes, and the first calls.
       "warm_up_seconds": self.start["warm_seconds"],
     }
 
@@ -104,7 +104,7 @@ def _environment(path: list[Any]) -> dict[str, str]:
       map(str, [pathlib.Path(__file__).parent, *path])
     ),
     "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
-    # No side may use a network.
+    # No side may use the network.
     "HF_HUB_OFFLINE": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONWARNINGS": "ignore",
@@ -133,7 +133,7 @@ def agreement(
         difference /= np.abs(b)
       found[name] = float(difference)
       most = cases_lib.TOLERANCES[case.dtype][name]
-      # Not "more than": a NaN must not pass.
+      # Not `difference > most`, because a NaN must not pass.
       if not difference <= most:
         raise ValueError(
           f"{case.name}: {ours.name} and {side.name} disagree on {name} by "
@@ -178,7 +178,7 @@ def run(
       side.close()
   return {
     "case": dataclasses.asdict(case),
-    # Above the sides' own threads if something else ran.
+    # Greater than the sides' own threads if something else ran.
     "load_average": os.getloadavg()[0],
     "disagreement": agreed,
     "sides": {side.name: side.fields() for side in sides},
@@ -193,7 +193,7 @@ def main() -> None:
   add("--list", action="store_true", help="print the names of the cases")
   add("--tabulate", action="store_true", help="write the page from the records")
   add("--rounds", type=int, default=5, help="turns of each side")
-  add("--seconds", type=float, default=6.0, help="of a turn, about")
+  add("--seconds", type=float, default=6.0, help="seconds of a turn")
   add("--baseline", type=pathlib.Path, help="a checkout to compare with too")
   add("--peer", choices=peers, default="peft", help="the other side")
   add("--sources", action="append", default=[], help="T5X and its imports")

@@ -3,11 +3,11 @@
   python benchmarks/count_lengths.py --tfds_data_dir=D --vocabulary=FILE
 
 Writes `benchmarks/lengths.json`: task -> the split, and for inputs and targets
-the number of examples of each length in tokens, with the end token. It holds
-no text.
+the number of examples of each length in tokens, with the end token. The file
+contains no text.
 """
 
-import t5x.utils  # noqa: F401  Before what imports TensorFlow.
+import t5x.utils  # noqa: F401  Before any import of TensorFlow.
 
 # isort: split
 

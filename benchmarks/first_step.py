@@ -3,10 +3,10 @@
   python benchmarks/first_step.py -- --gin_file=gin/models/ladder_xs.gin ...
 
 runs `python -m t5x.train` with the arguments after `--` to the end of its first
-step, first with an empty cache of compiled programs, then with a full one. It
+step, first with an empty cache of compiled programs, then with a full cache. It
 prints the seconds from the start of the process, the part that JAX spent on
 tracing, lowering and compiling, and the peak memory. `--checkout=DIR` runs
-another checkout of this repository. A MODEL_DIR is added.
+another checkout of this repository. The script adds a MODEL_DIR.
 """
 
 import json
@@ -19,7 +19,7 @@ import time
 
 import harness
 
-# Runs in the measured process.
+# The program that runs in the measured process.
 _PROGRAM = """
 import json, os, runpy, sys, time
 import jax
@@ -90,7 +90,7 @@ def main() -> None:
   add = parser.add_argument
   add("--checkout", type=pathlib.Path, default=harness.ROOT)
   add("--warm", type=int, default=3, help="runs with a full cache")
-  add("arguments", nargs="*", help="those of t5x.train, after --")
+  add("arguments", nargs="*", help="arguments of t5x.train, after --")
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as cache:
     for i in range(1 + args.warm):

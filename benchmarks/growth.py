@@ -2,10 +2,10 @@
 
   python benchmarks/growth.py
 
-One of the four grows at a time, from T5 small with 8 examples of 128 inputs and
-a prompt of 100, in bfloat16. Each point has the FLOPs of the program's matrix
-products, the bytes of its arguments and temporaries, the least CPU and wall
-seconds of a few steps, and the memory that the process adds for them. Writes
+One of the four grows at a time, starting from T5 small with 8 examples of 128
+tokens and a prompt of 100, in bfloat16. Each point has the FLOPs of the
+program's matrix products, the bytes of its arguments and temporaries, the least
+CPU and wall seconds of a few steps, and the memory that they add. Writes
 `results/benchmarks/growth.json` and `results/growth.png`; `--draw` only draws.
 """
 
@@ -26,7 +26,7 @@ from t5x import models, partitioning, train_state
 from t5x.formats import stored_arrays
 from t5x.planning import costs
 
-# Timed steps of each point.
+# Number of timed steps of each point.
 _STEPS = 3
 _START = cases.Case("step", "small", "bfloat16", 8, 128)
 # Axis -> its label and values.
@@ -36,7 +36,7 @@ _AXES = {
   "batch": ("batch, examples", (1, 4, 8, 16, 32)),
   "size": ("T5 1.1", ("tiny", "small", "base")),
 }
-# The row of a panel, the line's label, its field, unit and style.
+# For each line: its row of panels, label, field, unit and style.
 _LINES = (
   (0, "CPU seconds", "cpu_seconds", 1, "o-"),
   (0, "0.1 TFLOP, counted", "flops", 1e11, "s--"),
@@ -46,7 +46,7 @@ _LINES = (
 
 
 def measure(case: cases.Case) -> dict[str, Any]:
-  """Counts and times a step of a case, with weights of zero."""
+  """Counts and times a step of a case, with zeros as weights."""
   model = ours.make_model(case)
   (rows,) = case.batches()
   batch = jax.device_put(prompted.features(case, rows))
@@ -79,14 +79,14 @@ def measure(case: cases.Case) -> dict[str, Any]:
     seconds.append(time.monotonic() - start)
     cpu_seconds.append(time.process_time() - cpu)
   return {
-    # XLA counts a loop once, as that of attention in blocks.
+    # XLA counts a loop only once, such as the loop of blockwise attention.
     "flops": costs.flops_of(traced),
     "argument_bytes": memory.argument_size_in_bytes,
     "temporary_bytes": memory.temp_size_in_bytes,
-    # Beyond the process with the weights alone.
+    # Memory beyond that of the process with only the weights.
     "added_bytes": harness.process_bytes("VmHWM") - before,
     "compile_seconds": compiled,
-    # The first ran with a cold cache.
+    # Without the first step, which ran with a cold cache.
     "seconds": min(seconds[1:]),
     "cpu_seconds": min(cpu_seconds[1:]),
   }
@@ -102,7 +102,7 @@ def _forget_peak() -> int:
 
 def run() -> dict[str, Any]:
   """Measures all points, each case once."""
-  # Keeps what a process takes once out of the first point.
+  # Keeps one-time costs of the process out of the first point.
   measure(dataclasses.replace(_START, size="tiny"))
   measured: dict[cases.Case, dict[str, Any]] = {}
   axes: dict[str, list[dict[str, Any]]] = {}

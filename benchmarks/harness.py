@@ -1,6 +1,6 @@
 """Flags, records, processes and spreads, for all benchmarks.
 
-Nothing of ours is imported before a call, as another side has other code.
+It imports our code only inside functions, because other sides use other code.
 """
 
 import argparse
@@ -19,7 +19,7 @@ RECORDS = RESULTS / "benchmarks"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """Returns a parser of flags, whose help starts with a module's docstring."""
+  """Returns a flag parser whose help starts with a module's docstring."""
   return argparse.ArgumentParser(
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -65,7 +65,7 @@ def page(
 
   Args:
     command: The script that writes it, with its flags.
-    title: Of the page.
+    title: The page's title.
     about: Lines of the introduction.
     sections: Further lines.
   """
@@ -75,7 +75,7 @@ def page(
 
 
 def gin_flags(names: Iterable[str], macros: Mapping[str, Any]) -> list[str]:
-  """Returns flags of `t5x` for gin files, below `gin/`, and macros."""
+  """Returns `t5x` flags for gin files (paths below `gin/`) and macros."""
   return [
     *(f"--gin_file=gin/{name}.gin" for name in names),
     *(f"--gin.{name}={value!r}" for name, value in macros.items()),
@@ -110,7 +110,7 @@ def process_bytes(name: str, file: str = "status", pid: Any = "self") -> int:
 
 
 def spread(values: Iterable[float]) -> str:
-  """Returns the median, the least and the most."""
+  """Returns the median, the least and the greatest value as text."""
   values = list(values)
   return (
     f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

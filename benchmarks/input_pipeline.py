@@ -2,14 +2,14 @@
 
   python benchmarks/input_pipeline.py --task=super_glue_rte --tfds_data_dir=D
 
-Prints examples per second of batches as `t5x.train` reads them, tokenized on
-the fly and from seqio's offline cache, in the first pass over the data and in
-later ones, which seqio keeps in memory. Next to them it prints the rate of
-training a prompt for T5 small, through the same command line.
+Prints the examples per second that `t5x.train` can read, tokenized on the fly
+and from seqio's offline cache, in the first pass over the data and in later
+passes, for which seqio keeps them in memory. For comparison, it prints the rate
+of training a prompt for T5 small, through the same command line.
 """
 
 import t5x.input.datasets
-import t5x.utils  # Before what imports TensorFlow, to keep that quiet.
+import t5x.utils  # Before any import of TensorFlow, to keep it quiet.
 
 # isort: split
 
@@ -32,7 +32,7 @@ _CHECKPOINT = "checkpoints/t5_small"
 def pipeline_rates(
   args: argparse.Namespace, use_cached: bool, seconds: float = 5.0
 ) -> tuple[float, float]:
-  """Returns examples per second of the first pass, and of later ones."""
+  """Returns examples per second of the first pass, and of later passes."""
   cfg = t5x.utils.DatasetConfig(
     mixture_or_task_name=args.task,
     task_feature_lengths={"inputs": args.inputs, "targets": args.targets},
@@ -44,7 +44,7 @@ def pipeline_rates(
     module=_MODULE,
   )
   count = cfg.num_input_examples()
-  assert count, "these tasks know their size"
+  assert count, "these tasks have known sizes"
   passes = -(-count // args.batch_size)
   begin = time.monotonic()  # Small tasks are tokenized before the first batch.
   batches = t5x.utils.get_dataset(
@@ -96,7 +96,7 @@ def main() -> None:
   add("--targets", type=int, default=8, help="length, tokens")
   add("--batch_size", type=int, default=16, help="examples")
   add("--steps", type=int, default=8, help="training steps to time")
-  add("--tfds_data_dir", help="where the TFDS data is")
+  add("--tfds_data_dir", help="the folder of TFDS data")
   args = parser.parse_args()
   logging.set_verbosity(logging.ERROR)
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)

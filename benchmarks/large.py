@@ -1,14 +1,14 @@
-"""Runs a large T5 1.1 here: memory, seconds a step, a kill and an answer.
+"""Runs a large T5 1.1 here: memory, seconds per step, a kill and answers.
 
   python benchmarks/large.py xl --folder=large
   python benchmarks/large.py xxl --int8 --folder=large --steps=3 --kill_at=0
 
 writes a checkpoint of random weights, tensor by tensor, trains a prompt on it
-by `python -m t5x.train`, kills and resumes a second run, compares the two, and
-lets `python -m t5x.infer` answer. Beside the peak memory of each process stands
-that which `prompt-tuning plan` says of its programs. Writes a record to
+with `python -m t5x.train`, kills and resumes a second run, compares the two,
+and answers with `python -m t5x.infer`. It shows the peak memory of each process
+beside the estimate of `prompt-tuning plan`. Writes a record to
 `results/benchmarks/large/` and the page `results/large.md`. The checkpoint
-stays in the folder, for other runs; delete it.
+stays in the folder for other runs; delete it yourself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,15 +35,15 @@ _SECONDS = "train/timing/seconds"
 _LONGEST_SECONDS = 4 * 3600.0
 _LENGTHS = {"inputs": 128, "targets": 8}
 _BATCH = 4
-# More rows than a batch in each split; texts of bytes, about as long as inputs.
+# Each split has more rows than a batch, with texts about as long as the inputs.
 _ROWS = {"train": 40, "validation": 8, "test": 4}
 _METHOD = ("methods/prompt_tuning", "prompts/random_uniform")
 _TRAINS = (*_METHOD, "runs/train", "tasks/files")
 _INFERS = (*_METHOD, "decoding/greedy", "runs/infer", "tasks/files")
 _FLOAT = np.dtype(ml_dtypes.bfloat16)
-# Standard deviation of the integers from -127 to 127.
+# The standard deviation of the integers from -127 to 127.
 _INT8_DEVIATION = 73.6
-_BYTES = 259  # With padding, end and unknown.
+_BYTES = 259  # Including padding, end and unknown.
 _VOCABULARY = """from __gin__ import dynamic_registration
 import seqio
 from prompt_tuning.data import vocabulary
@@ -79,7 +79,7 @@ def write_weights(folder: pathlib.Path, shapes: Mapping[str, Any]) -> str:
     else:
       values = rng.standard_normal(shape, np.float32) * deviation(name)
     if name.endswith("logits_dense/kernel"):
-      values[:, _BYTES:] = 0  # So that answers are of the vocabulary.
+      values[:, _BYTES:] = 0  # Keeps answers inside the vocabulary.
     return values if values.dtype == np.int8 else values.astype(_FLOAT)
 
   arrays = {
@@ -110,16 +110,16 @@ def write_rows(folder: pathlib.Path) -> dict[str, str]:
 
 
 class Model:
-  """A model and the commands on it, in one folder.
+  """A model and the commands that use it, in one folder.
 
   Attributes:
-    folder: The folder of everything that they write.
+    folder: The folder of everything that the commands write.
     files: The gin files of the model, below `gin/`.
     devices: The number of virtual devices, which share the model.
   """
 
   def __init__(self, folder: pathlib.Path, files: Sequence[str], devices: int):
-    """Writes the rows of the task, and the weights, unless they are there."""
+    """Writes the task's rows and, unless they exist, the weights."""
     self.folder, self.files, self.devices = folder, files, devices
     folder.mkdir(parents=True, exist_ok=True)
     self._bindings = {
@@ -195,7 +195,7 @@ class Model:
     }
 
   def train(self, name: str, steps: int, *disturbances: programs.At) -> Any:
-    """Trains, evaluated and saved after half of the steps and all."""
+    """Trains; evaluates and saves after half of the steps and at the end."""
     folder = self.folder / name
     macros = {
       "MODEL_DIR": str(folder),
@@ -225,8 +225,8 @@ def measure(model: Model, steps: int, kill_at: int) -> dict[str, Any]:
 
   Args:
     model: The model.
-    steps: Of a run.
-    kill_at: The step at which a second run is killed; 0: without that run.
+    steps: Number of steps of a run.
+    kill_at: The step at which a second run is killed; 0 for no second run.
   """
   record = {
     "model": model.files,

@@ -1,19 +1,18 @@
-"""Breaks things on purpose, and counts what that changed.
+"""Breaks things on purpose, and counts the effects.
 
   python benchmarks/reliability.py kills hosts
   python benchmarks/reliability.py --short
   python benchmarks/reliability.py write
 
 Runs the named parts, by default all, and writes a record of each to
-`results/benchmarks/reliability/`, and `results/reliability.md` from all of the
-records; `write` only writes the page. A part that is stopped, by Ctrl-C for
-example, gets a record of its finished cases, and no other part follows; the
-same command runs the other cases. With --short everything is small, and no
-record is kept: that is for CI, where a count that must be zero and is not ends
-the command with status 1.
+`results/benchmarks/reliability/`, and `results/reliability.md` from all
+records; `write` only writes the page. If a part is stopped, for example by
+Ctrl-C, its record has the finished cases, and no other part follows; the same
+command runs the remaining cases. With --short, for CI, everything is small and
+no record is kept; if a count that must be zero is not, the status is 1.
 """
 
-import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+import t5x  # noqa: F401  # Before any import of TensorFlow, to keep it quiet.
 
 # isort: split
 
@@ -31,7 +30,7 @@ import harness
 from prompt_tuning.experiments.text_tables import Table
 from reliability_parts.cases import SHARED, Counts
 
-# Part, a module of `reliability_parts` with the function `run` -> its words.
+# Part, a module of `reliability_parts` with a function `run` -> its texts.
 PARTS: dict[str, dict[str, Any]] = tomllib.loads(
   pathlib.Path(__file__)
   .with_name("reliability_parts")
@@ -41,7 +40,7 @@ PARTS: dict[str, dict[str, Any]] = tomllib.loads(
 
 
 def run(name: str, place: pathlib.Path, is_full: bool) -> dict[str, Any]:
-  """Runs a part in a folder, or the rest of it, and returns its record."""
+  """Runs a part, or the rest of it, in a folder; returns its record."""
   scratch = place / name
   scratch.mkdir(parents=True, exist_ok=True)
   module = importlib.import_module(f"reliability_parts.{name}")
@@ -56,13 +55,13 @@ def run(name: str, place: pathlib.Path, is_full: bool) -> dict[str, Any]:
 
 
 def bad(name: str, counts: Counts) -> dict[str, int | float]:
-  """Returns the counts that must be zero and are not."""
+  """Returns the counts that must be zero but are not."""
   names = (*PARTS[name]["bad"], "broken")
   return {x: counts[x] for x in names if counts.get(x)}
 
 
 def page(records: Iterable[Mapping[str, Any]]) -> str:
-  """Returns a page of records; it names the parts that have none."""
+  """Returns a page of records, which names the parts without a record."""
   found = {record["part"]: record for record in records}
   about, lines = "Things were broken on purpose, and this was counted.", []
   for name, part in PARTS.items():
@@ -94,7 +93,7 @@ def write() -> None:
 def _run_all(
   parts: Iterable[str], place: pathlib.Path, is_short: bool
 ) -> dict[str, Any]:
-  """Runs parts; returns the counts of each that must be zero and are not."""
+  """Runs parts; returns the counts of each that must be zero but are not."""
   problems: dict[str, Any] = {}
   for name in parts:
     print(f"== {name}", flush=True)
@@ -107,7 +106,7 @@ def _run_all(
       write()
     if counts.get("done") != counts.get("planned"):
       sys.exit("Stopped: the same command runs the other cases.")
-    if name not in problems:  # Cases that went wrong are kept, to look at.
+    if name not in problems:  # Keeps failed cases for inspection.
       shutil.rmtree(place / name)
   return problems
 
@@ -125,7 +124,7 @@ def main() -> None:
   unknown = set(args.parts) - set(PARTS)
   if unknown and args.parts != ["write"]:
     parser.error(f"Expected {choice}; got {', '.join(sorted(unknown))}.")
-  # The finished cases are not lost when a batch system ends the command.
+  # Keeps the finished cases when a batch system ends the command.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   if args.parts == ["write"]:
     write()

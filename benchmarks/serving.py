@@ -19,7 +19,7 @@ Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
 """
 
-import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+import t5x  # noqa: F401  # Before any import of TensorFlow, to keep it quiet.
 
 # isort: split
 
@@ -39,7 +39,7 @@ from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
 from traffic import growing, joining, load, many, mixed, over_http, starts
 
-# Part -> the module that knows values of its record.
+# Part -> the module that computes values for its rows.
 _PARTS = {
   "mixed": mixed,
   "equality": mixed,
@@ -50,7 +50,7 @@ _PARTS = {
   "growing": growing,
   "starts": starts,
 }
-# Flags -> their defaults, and the parts that they are for.
+# Flags -> their defaults, and the parts that use them.
 _OF_PARTS = {
   "dtype": ("float32", {"mixed", "http", "many"}),
   "processes": (1, {"http"}),
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
-  """Returns what a record shows: (what, asked, measured)."""
+  """Returns the rows of a record: (quantity, bar, measured value)."""
   values = record | _PARTS[record["part"]].values(record)
   return [
     tuple(x.format(**values) for x in row) for row in _ROWS[record["part"]]
@@ -172,7 +172,7 @@ def _model(record: Mapping[str, Any]) -> str:
 
 
 def _variant(record: Mapping[str, Any]) -> list[str]:
-  """Returns what differs from the flags' defaults."""
+  """Returns the settings that differ from the flags' defaults."""
   number = record.get("processes", 1)
   names = record.get("dtype"), f"{number} processes" * (number > 1)
   return [*filter(None, names)]

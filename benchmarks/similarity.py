@@ -1,11 +1,11 @@
-"""Asks whether SPoT's similarities foretell what a start is worth.
+"""Tests whether SPoT's similarities predict the gain of a start.
 
   python benchmarks/similarity.py
 
 reads the records of the sheet `spot`. For each run that started from another
-task's prompt, it takes the similarities of that prompt, as `prompt-tuning
-library` does, to the one that started from words, and what the start gained
-over that one in as many steps. Writes `results/spot.md` and `results/spot.png`.
+task's prompt, it computes the similarities of that prompt, as in `prompt-tuning
+library`, to the prompt of the run that started from words, and the gain over
+that run in as many steps. Writes `results/spot.md` and `results/spot.png`.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ def gains() -> pd.DataFrame:
   """Returns a row for each run from another task's prompt.
 
   Returns:
-    Columns source, task, seed, both measures, and each number of steps with the
-    gain after it, in points.
+    Columns source, task, seed, both measures, and, for each number of steps,
+    the gain after them in points.
   """
   archive = records.Archive(harness.ROOT, harness.RESULTS)
   cells = sheets.load("spot", harness.ROOT / "configs").cells()

@@ -1,4 +1,4 @@
-"""Memory of `prompt-tuning tune` on a GPU of 16 GiB, by compiling for an A100.
+"""Memory of `prompt-tuning tune` on a 16 GiB GPU, by compiling for an A100.
 
   bash scripts/setup.sh plan
   .venv/bin/python benchmarks/tune_memory.py small base large xl
@@ -68,7 +68,7 @@ def row(size: str) -> str:
 
 
 def main() -> None:
-  """Prints the rows of the sizes that are named."""
+  """Prints the rows of the named sizes."""
   parser = harness.parser(__doc__)
   parser.add_argument("sizes", nargs="+", metavar="SIZE", help="small to xl")
   args = parser.parse_args()

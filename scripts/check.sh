@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the linter and the type checker, and compares the tables with those that
-# the records make. Needs the environment of `scripts/setup.sh interop`.
+# Runs the linter and the type checker, and checks that the records still make the
+# same tables. Needs the environment of `scripts/setup.sh interop`.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

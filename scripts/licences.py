@@ -39,7 +39,7 @@ Of these, somebody looked up the copyleft ones:
 
 
 def licence(package: metadata.Distribution) -> str:
-  """Returns what a package says of its licence, in a line."""
+  """Returns a package's own statement of its licence, in one line."""
   said = package.metadata
   classifiers = [
     x.rpartition(" :: ")[2]

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Writes constraints*.txt: exact versions with the hashes of their files, found by
-# uv (https://docs.astral.sh/uv). Versions that are in the files stay as they
-# are; --upgrade or --upgrade-package=NAME takes newer ones.
+# uv (https://docs.astral.sh/uv). Versions in the files stay as they are;
+# --upgrade or --upgrade-package=NAME takes newer ones.
 #
-#   constraints-build.txt    what builds this project and its dependencies
-#   constraints.txt          what it needs, and the server
-#   constraints-dev.txt      besides, the tests and the T5 small
-#   constraints-interop.txt  besides, what the tests compare with; not torch
-#   constraints-plan.txt     besides, the compilers for TPUs and GPUs
+#   constraints-build.txt    builds of this project and its dependencies
+#   constraints.txt          the project and the server
+#   constraints-dev.txt      in addition, the tests and the T5 small
+#   constraints-interop.txt  in addition, the tests' references, except torch
+#   constraints-plan.txt     in addition, the compilers for TPUs and GPUs
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ pin() {
     >/dev/null
 }
 
-# Usage: pin_others FILE ARGUMENT... Leaves out what is in the files of `pinned`.
+# Usage: pin_others FILE ARGUMENT... Leaves out packages in the files of `pinned`.
 pinned=(constraints.txt)
 pin_others() {
   local names

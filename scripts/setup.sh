@@ -25,7 +25,7 @@ is_supported() {
 
 stamp="$(cd "$root" && cat pyproject.toml runtime/pyproject.toml \
   constraints*.txt | cksum) $root dev${*:+ $*}"
-# An environment without pip is one that `python -m venv` could not finish.
+# If an environment has no pip, `python -m venv` could not finish it.
 if is_supported "$venv/bin/python" &&
   "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   # An environment with more extras will do.
@@ -58,13 +58,13 @@ echo "Installing into $venv: 4 GB${*:+ and, for $*, 1 GB, or more with CUDA}. It
 install() {
   "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
 }
-# pip refuses files without a hash: others that they or their builds ask for.
+# pip refuses files without a hash, such as other dependencies of the packages.
 install --require-hashes --requirement="$root/constraints-build.txt"
 install --require-hashes --no-deps --no-build-isolation "${files[@]}"
 install --no-deps --no-build-isolation \
   --editable="$root" --editable="$root/runtime"
 if [[ " $* " == *" interop "* ]]; then
-  # Its builds for CPUs and for each CUDA share one version, so it has no hash.
+  # PyTorch's builds for CPUs and for each CUDA share one version: no hash.
   install torch==2.13.0
 fi
 echo "$stamp" >"$venv/stamp"

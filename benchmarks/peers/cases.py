@@ -1,4 +1,4 @@
-"""Cases of the comparison: a size of model, a batch, and the work on it."""
+"""Cases of the comparison: a model size, a batch, and the work on it."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -20,11 +20,11 @@ SIZES: dict[str, dict[str, int]] = _TABLES["sizes"]
 TOLERANCES: dict[str, dict[str, float]] = _TABLES["tolerances"]
 VOCAB_SIZE = 32128
 PROMPTS = 8
-# Token ids of three answers to rank.
+# Token ids of the three answers to rank.
 LABELS = ((1176,), (10747,), (59, 834, 35, 5756, 297))
-# Batches of a task: enough to sample its lengths.
+# Number of batches of a task, enough to sample its lengths.
 _TASK_BATCHES = 4
-# Not padding, the end, or a sentinel.
+# Token ids that are not padding, the end, or a sentinel.
 _IDS = (3, 32000)
 
 
@@ -33,14 +33,14 @@ class Case:
   """One comparison.
 
   Attributes:
-    work: "step" of training, "greedy" decoding, "rank" of labels, or "prompts":
-      greedy decoding with a prompt for each row.
+    work: "step" (of training), "greedy" (decoding), "rank" (labels), or
+      "prompts" (greedy decoding with a prompt for each row).
     size: A key of `SIZES`.
-    dtype: Of activations and, where a side can, of frozen weights.
-    batch: Examples.
+    dtype: The dtype of activations and, where a side can, of frozen weights.
+    batch: Number of examples.
     inputs: Tokens of each input; with a task, the maximum.
     task: A key of `LENGTHS`, for the lengths of inputs and targets.
-    targets: Tokens of a full target, or to decode.
+    targets: Tokens of a full target, or tokens to decode.
     prompt: Positions of the prompt.
   """
 
@@ -63,7 +63,7 @@ class Case:
     return is_decoder(self.size)
 
   def longest(self, feature: str) -> int:
-    """Returns the most tokens that an example of a batch can have."""
+    """Returns the greatest number of tokens that an example can have."""
     most = self.inputs if feature == "inputs" else self.targets
     if self.task is None:
       return most
@@ -73,8 +73,8 @@ class Case:
     """Makes the batches, which are the same in every process.
 
     Returns:
-      Batches of "inputs" and "targets", for each example an array of token ids
-      that ends in 1.
+      Batches of "inputs" and "targets", with an array of token ids that ends in
+      1 for each example.
     """
     rng = np.random.default_rng(0)
     batches = []
@@ -96,18 +96,18 @@ class Case:
 
 
 def is_decoder(size: str) -> bool:
-  """Returns whether a key of `SIZES` is a decoder's."""
+  """Returns whether a key of `SIZES` belongs to a decoder."""
   return "num_kv_heads" in SIZES[size]
 
 
 def padded(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
-  """[B, length] with zeros at the end; by default as long as the longest."""
+  """Pads rows with zeros to [B, length], by default to the longest."""
   length = length or max(map(len, rows))
   return np.stack([np.pad(row, (0, length - len(row))) for row in rows])
 
 
 def all_cases() -> dict[str, Case]:
-  """Returns every case by name, grouped as the table is."""
+  """Returns every case by name, grouped as in the table."""
   cases = []
   for grid in _TABLES["grids"]:
     axes = grid | ({"task": list(LENGTHS)} if "task" in grid else {})

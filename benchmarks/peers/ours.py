@@ -30,8 +30,8 @@ def make(case: cases.Case, folder: str, variant: str) -> Call:
 
   Args:
     case: The case.
-    folder: Of the weights.
-    variant: "one prompt", where there might be several; or nothing.
+    folder: The folder of the weights.
+    variant: "one prompt" in a case of several prompts; else "".
   """
   several = case.work == "prompts" and not variant
   prompt = np.load(f"{folder}/prompts.npy")[:, : case.prompt]
@@ -77,7 +77,7 @@ def _step(
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   state = train_state.TrainState.create(model.optimizer_def, params)
   replicated = jax.tree.map(lambda _: partitioner.sharding(), state)
-  # gin/runs/by_length.gin, where there are lengths to speak of.
+  # As gin/runs/by_length.gin, if the lengths differ.
   trainer_cls = by_length.Trainer if case.task else trainer.Trainer
   tuning = trainer_cls(
     model=model,
@@ -121,7 +121,7 @@ def _answers(
     del i
     tokens, aux = jax.device_get(decode(params, batch))
     if case.work == "rank":
-      return {"scores": aux["scores"]}  # The likeliest label is the last.
+      return {"scores": aux["scores"]}  # The likeliest label comes last.
     return {"tokens": tokens[:, -1]}
 
   return call

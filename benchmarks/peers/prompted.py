@@ -1,6 +1,6 @@
 """The network with a prompt and its batches, for our side and Google's T5X.
 
-It imports only those parts of `t5x` that Google's has too.
+It imports only those parts of `t5x` that Google's T5X has too.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ LEARNING_RATE = 0.3
 class Ids:
   """A vocabulary that encodes ids as themselves.
 
-  seqio has one, but imports TensorFlow, which no step needs.
+  seqio has such a vocabulary, but imports TensorFlow, which no step needs.
   """
 
   eos_id = 1
@@ -36,7 +36,7 @@ class Ids:
 
 def config(case: cases.Case) -> T5Config | DecoderConfig:
   """Returns the case's network."""
-  # A frozen model needs no float32 copy of its weights; PEFT has none.
+  # A frozen model needs no float32 copy of its weights, and PEFT keeps none.
   sizes: dict[str, Any] = {
     **cases.SIZES[case.size],
     "dtype": case.dtype,
@@ -56,7 +56,7 @@ def config(case: cases.Case) -> T5Config | DecoderConfig:
 
 
 def arguments(case: cases.Case, several: bool) -> dict[str, Any]:
-  """Returns arguments of the case's model, without those of decoding."""
+  """Returns arguments of the case's model, except those for decoding."""
   prompt = prompts.prompt_factory(case.prompt, prompts.random_uniform())
   if several:
     zeros = nn.initializers.zeros
@@ -74,7 +74,7 @@ def arguments(case: cases.Case, several: bool) -> dict[str, Any]:
 
 
 def features(case: cases.Case, rows: Any) -> dict[str, np.ndarray]:
-  """Returns a batch in the form of the feature converter."""
+  """Returns a batch in the feature converter's format."""
   targets = cases.padded(rows["targets"], case.longest("targets"))
   return {
     "encoder_input_tokens": cases.padded(

@@ -1,4 +1,4 @@
-"""Records of comparisons, and the table of them."""
+"""Records of comparisons, and their table."""
 
 from collections.abc import Iterable, Mapping
 import itertools
@@ -23,12 +23,12 @@ _TITLES = {
 
 
 def name_of(case: Case, peer: str) -> str:
-  """A record's name: PEFT is the peer that none names."""
+  """Returns a record's name, which leaves out the peer if it is PEFT."""
   return case.name if peer == "peft" else f"{case.name}-{peer}"
 
 
 def speed(record: Mapping[str, Any], side: str, over: str) -> list[float]:
-  """The ratio of speeds in each round, which neighbours in time share."""
+  """Returns the ratio of speeds in each round, whose turns are adjacent."""
   a, b = record["sides"][side], record["sides"][over]
   return [y / x for x, y in zip(a["seconds"], b["seconds"], strict=True)]
 

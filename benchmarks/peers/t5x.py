@@ -1,7 +1,7 @@
 """Google's T5X: its trainer, model and partitioner around our network.
 
-T5X has no prompts. Here `t5x` is Google's, from the `--sources` of
-`benchmarks/compare.py`.
+T5X has no prompts. In this module, `t5x` is Google's package, from the
+`--sources` of `benchmarks/compare.py`.
 """
 
 from flax import core, traverse_util
@@ -15,7 +15,7 @@ from t5x import checkpoints, models, partitioning, train_state, trainer, utils
 
 
 def make(case: cases.Case, folder: str, variant: str) -> Call:
-  """Reads the weights; arguments as `peers.ours.make`.
+  """Reads the weights; arguments as for `peers.ours.make`.
 
   Raises:
     ValueError: if the case is not a training step.

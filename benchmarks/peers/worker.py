@@ -17,7 +17,7 @@ import numpy as np
 import harness
 from peers.cases import Case
 
-# Values to be compared with the other sides, by name.
+# Values to compare with the other sides, by name.
 Outcome = dict[str, Any]
 # Processes batch number i.
 Call = Callable[[int], Outcome]
@@ -27,7 +27,7 @@ def main() -> None:
   """Runs one side. Arguments: side, case as JSON, folder of the weights."""
   side, case_text, folder = sys.argv[1:]
   case = Case(**json.loads(case_text))
-  # Output of libraries goes to stderr.
+  # Redirects the output of libraries to stderr.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
 

@@ -1,7 +1,7 @@
-"""Attacks by strangers and by a tenant, Bob, on a server and on another's, Ann.
+"""Attacks by strangers and by a tenant, Bob, on a server and a tenant, Ann.
 
-An attack gets in if it is answered as a good request is, if its answer has a
-secret of Ann's, or if anything of hers has changed after it.
+An attack succeeds if it is answered like a good request, if its answer has one
+of Ann's secrets, or if it changes anything that is hers.
 """
 
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
 
 
 def _attack(server: Server, every: int) -> dict[str, int | float]:
-  """Counts the attacks, those that got in, and the answers that blame us."""
+  """Counts attacks, successful ones, and answers with a server error."""
   (prompt,) = mixed.make_prompts(pt.load(_CHECKPOINT), [2])
   content = prompt_files.content(prompt.array, None, ".npy")
   ann, bob = (
@@ -86,7 +86,7 @@ def _attack(server: Server, every: int) -> dict[str, int | float]:
   )
 
   def hers() -> list[Any]:
-    """Returns all that Ann has, but for her job's progress."""
+    """Returns everything that Ann has, except her job's progress."""
     paths = f"/v1/files/{file}/content", "/v1/prompts/hers", "/v1/files"
     jobs = ann.get(_JOBS).json()["data"]
     states = [(x["id"], x["status"] == "cancelled") for x in jobs]
@@ -103,9 +103,9 @@ def _attack(server: Server, every: int) -> dict[str, int | float]:
     if is_in or b"5" in statuses:
       tqdm.tqdm.write(f"{place} {headers} {body[:80]}: {answer[:500]}")
     got_in, failures = got_in + is_in, failures + (b"5" in statuses)
-  right = {"model": "base", "prompt": "a"}  # Otherwise as the attacks.
+  right = {"model": "base", "prompt": "a"}  # A good request, sent like attacks.
   bob.post("/v1/completions", json=right).raise_for_status()
-  with futures.ThreadPoolExecutor() as threads:  # More than there is room for.
+  with futures.ThreadPoolExecutor() as threads:  # More uploads than fit.
     rivals = [*threads.map(lambda _: _upload(bob), range(20))]
   late = [_upload(bob), bob.put("/v1/prompts/late", content=content)]
   stored = sum(x.is_success for x in rivals)
@@ -127,7 +127,7 @@ def _upload(client: httpx.Client) -> httpx.Response:
 def _requests(
   content: bytes, **ids: str
 ) -> Iterator[tuple[str, list[str], bytes, bool]]:
-  """Yields place, headers and body of each attack, and whether it lists."""
+  """Yields each attack's place, headers and body, and whether it lists."""
   digest = hashlib.sha256(_ANN.encode()).hexdigest()
   fields = dict(ids, ann=_ANN, digest=digest, hidden=_HIDDEN, long="a" * 70_000)
   fields["prompt"] = content.decode("latin-1")
@@ -149,7 +149,7 @@ def _requests(
 
 
 def _evil_prompts(content: bytes) -> Iterator[bytes]:
-  """Yields files that are no prompts, though some are nearly like `content`."""
+  """Yields files that are not prompts, although some resemble `content`."""
   yield from (b"", b"PK", content[:-4], content.replace(b"(2,", b"(9,"))
   yield from (content.replace(b"<f4", x) for x in (b"|O8", b"<U4", b">c8"))
   yield from (pickle.dumps(np.ones((2, 2))), b" " * 2**20)
@@ -164,7 +164,7 @@ def _evil_prompts(content: bytes) -> Iterator[bytes]:
 
 
 def _send(server: Server, place: str, headers: list[str], body: bytes) -> bytes:
-  """Sends a request as it is, however wrong; returns all bytes that come."""
+  """Sends a request unchanged, however wrong; returns all received bytes."""
   names, lines = " ".join(headers).lower(), [f"{place} HTTP/1.1", *headers]
   if "host:" not in names:
     lines.append("Host: localhost")
@@ -172,7 +172,7 @@ def _send(server: Server, place: str, headers: list[str], body: bytes) -> bytes:
     lines += [f"Content-Length: {len(body)}", "Connection: close"]
   head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
   answer = b""
-  # A connection that is closed, or that waits for more, is a refusal, too.
+  # A connection that closes, or waits for more, is a refusal too.
   with (
     contextlib.suppress(ConnectionError, TimeoutError),
     socket.create_connection(server.address, timeout=8) as connection,

@@ -1,4 +1,4 @@
-"""Cases of a part: each is run once, however often the part is stopped."""
+"""Cases of a part, each of which runs once even if the part is stopped."""
 
 import collections
 from collections.abc import Callable, Mapping
@@ -10,8 +10,8 @@ import traceback
 
 import tqdm
 
-# A folder beside those of the parts: what undisturbed commands left. Another
-# process may run other parts, of other code perhaps.
+# A folder beside the parts' folders, with results of undisturbed commands. Only
+# this process uses it, because another may run parts with different code.
 SHARED = f"undisturbed_{os.getpid()}"
 Counts = Mapping[str, int | float]
 
@@ -23,9 +23,9 @@ def count(
 
   Args:
     scratch: A folder. Its `cases.jsonl` has a line for each finished case, so
-      that another call runs the others.
-    cases: Name -> the function that runs the case. One that raises an error is
-      counted as `broken`, and `cases.jsonl` has the traceback.
+      that another call runs only the others.
+    cases: Name -> the function that runs the case. If it raises an error, the
+      case counts as `broken`, and `cases.jsonl` has the traceback.
 
   Returns:
     The sum of each count, or the greatest if its name starts with `most_`;
@@ -34,7 +34,7 @@ def count(
   path = scratch / "cases.jsonl"
   done: dict[str, Counts] = {}
   for line in path.read_text().splitlines() if path.exists() else ():
-    with contextlib.suppress(ValueError):  # Written by a killed process.
+    with contextlib.suppress(ValueError):  # A killed process wrote the line.
       fields = json.loads(line)
       done[fields["case"]] = fields["counts"]
   with contextlib.suppress(KeyboardInterrupt):
@@ -47,7 +47,7 @@ def count(
       except Exception:
         fields["counts"] = done[name] = {"broken": 1}
         fields["traceback"] = traceback.format_exc()
-      with path.open("a") as file:  # Whose last line may be of such a process.
+      with path.open("a") as file:  # Its last line may be of a killed process.
         file.write(f"\n{json.dumps(fields)}\n")
   counts = [done[name] for name in cases if name in done]
   values: dict[str, list[int | float]] = collections.defaultdict(list)

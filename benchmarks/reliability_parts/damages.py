@@ -1,4 +1,4 @@
-"""Files that are damaged: no result changes without a word."""
+"""Damaged files, which must not change results silently."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -18,11 +18,11 @@ _SAVING = programs.MOMENTS["saving"]
 
 
 def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
-  """Counts damages, the results that they changed, and nameless messages."""
+  """Counts damages, changed results, and messages that name no file."""
   bench, whole = Bench(scratch), scratch / "whole"
   train = functools.partial(programs.training, base=bench.base)
   kinds: dict[str, tuple[pathlib.Path, Callable[..., Command]]] = {
-    # It was killed before its third checkpoint.
+    # The run was killed before its third checkpoint.
     "run": (whole / "run", train),
     "base": (whole / "base", functools.partial(_evaluate, whole)),
     "prompt": (whole / "prompt", functools.partial(_evaluate, whole)),
@@ -30,7 +30,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
   if not whole.exists():
     done, base = bench.undisturbed("normal", train), pathlib.Path(bench.base)
     made = scratch / "made"
-    shutil.rmtree(made, ignore_errors=True)  # Of a part that was stopped.
+    shutil.rmtree(made, ignore_errors=True)  # From a part that was stopped.
     shutil.copytree(base, made / "base" / base.name)
     (made / "prompt").mkdir()
     shutil.copy(done / "prompt.safetensors", made / "prompt")
@@ -59,7 +59,7 @@ def _files(folder: pathlib.Path) -> list[str]:
 
 
 def _evaluate(whole: pathlib.Path, folder: str) -> Command:
-  """Evaluates the copies beside a folder; the whole ones have none."""
+  """Evaluates the copies beside a folder, or the undamaged files themselves."""
   beside = pathlib.Path(folder).parent
   base, prompt = (
     beside / x if (beside / x).exists() else whole / x
@@ -82,7 +82,7 @@ def _case(
   damage: str,
   make: Callable[..., Command],
 ) -> cases.Counts:
-  """Damages a file, and runs what reads it."""
+  """Damages a file, and runs the command that reads it."""
   is_run = kind == "run"
   expected = bench.undisturbed("normal" if is_run else "eval", make)
   copy = bench.scratch / "copy"
@@ -96,7 +96,7 @@ def _case(
   found: list[str] = []
   if not ending.status:
     found = programs.differences(str(folder), programs.result(str(expected)))
-  # Predictions and scores of earlier steps, which nothing else follows from.
+  # Predictions and scores of earlier steps, on which nothing else depends.
   is_left = found == [file] and not is_named
   return {
     "outputs_left_damaged": int(is_left),
@@ -105,7 +105,7 @@ def _case(
 
 
 def names(file: str, output: str) -> bool:
-  """Returns whether an output has a file's name, or its checkpoint's."""
+  """Returns whether an output has the name of a file or its checkpoint."""
   path = pathlib.PurePath(file)
   return any(x in output for x in (path.name, path.parts[0]))
 
@@ -141,7 +141,7 @@ def _jobs(
   try:
     changed = _contents(JobStore(copy)) != _contents(JobStore(whole))
   except Exception as error:
-    # The server's clients see the id of a data set, and no paths.
+    # The server's clients see the id of a data set, but no paths.
     name = pathlib.PurePath(file).name.removesuffix(".jsonl")
     return _counted(False, True, name in str(error))
   return _counted(changed, False, False)

@@ -1,4 +1,4 @@
-"""Training runs whose disk fills up, or whose rights or bucket are lost."""
+"""Training runs that lose disk space, permission or their bucket."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -27,7 +27,7 @@ _PLACES = (
   (programs.MOMENTS["saving"], 1),
   (programs.MOMENTS["deleting"], 2),
 )
-# What a server answers, and from which request on.
+# The answer of a bucket's server, and the first requests that get it.
 _ANSWERS = {
   "503": (bucket.Refusal(503, "overloaded"), (60, 120, 240)),
   "401": (bucket.Refusal(401, "who are you"), (60, 120)),
@@ -63,7 +63,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
 
 @contextlib.contextmanager
 def _small_disk(scratch: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Mounts a small disk, where this user may; yields its folder."""
+  """Mounts a small disk, if this user may; yields its folder."""
   folder = scratch / "disk"
   folder.mkdir(exist_ok=True)
   size = f"size={_DISK_BYTES},mode=777"
@@ -90,7 +90,7 @@ def _close(disk: pathlib.Path) -> None:
 
 def _full(bench: Bench, disk: pathlib.Path, at: At) -> cases.Counts:
   if not os.path.ismount(disk):
-    return {"not_possible": 1}  # It takes a user who may mount one.
+    return {"not_possible": 1}  # This user may not mount a disk.
   make = functools.partial(programs.training, base=bench.base)
   record = disk / "run" / "record.json"
   statuses = []
@@ -113,7 +113,7 @@ def _without_rights(bench: Bench, disk: pathlib.Path, at: At) -> cases.Counts:
   user = None if os.getuid() else _NOBODY
   is_open = all(x.stat().st_mode & stat.S_IXOTH for x in disk.parents)
   if user and not is_open:
-    return {"not_possible": 1}  # That user may not go there.
+    return {"not_possible": 1}  # The other user may not read this folder.
   make = functools.partial(programs.training, base=bench.base, user=user)
 
   def mend() -> None:
@@ -127,7 +127,7 @@ def _without_rights(bench: Bench, disk: pathlib.Path, at: At) -> cases.Counts:
 
 
 def _impatient() -> None:
-  """Has the libraries give up a server after seconds, and not minutes."""
+  """Makes the libraries give up a server after seconds instead of minutes."""
   from t5x.files import gcs_file_system
 
   gcs_file_system.PATIENCE_SECONDS = 2.0

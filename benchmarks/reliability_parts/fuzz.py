@@ -1,6 +1,6 @@
 """Mutations of the files of every reader: see `tests/fuzz`.
 
-FUZZ_EXAMPLES says how many for each, FUZZ_SEED another seed.
+FUZZ_EXAMPLES sets the number for each reader, FUZZ_SEED another seed.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
 
   Args:
     scratch: A folder that keeps the counts between runs.
-    full: Whether to make as many mutations as the bar asks for.
+    full: Whether to make as many mutations as the bar requires.
 
   Returns:
     The sums, or for seconds and megabytes the maxima, of

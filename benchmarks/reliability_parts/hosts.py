@@ -15,14 +15,14 @@ from reliability_parts.programs import At, Bench
 _MOMENTS = ("compiling", "step", "evaluation", "saving")
 _CASES = (
   ("start-up", 1),
-  ("deleting", 0),  # The first process alone deletes.
+  ("deleting", 0),  # Only the first process deletes.
   *itertools.product(_MOMENTS, range(2)),
 )
 _MOST_SECONDS = 30.0
 
 
 def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
-  """Counts lost processes, and what the others and a restart made of it."""
+  """Counts lost processes, and the outcomes for the others and a restart."""
   bench = Bench(scratch)
   found = {
     f"{moment}, process {lost}": functools.partial(_case, bench, moment, lost)

@@ -1,4 +1,4 @@
-"""Inferences and evaluations that are killed by SIGKILL, and started again."""
+"""Inferences and evaluations that SIGKILL ends, and that are started again."""
 
 from collections.abc import Mapping
 import functools
@@ -14,7 +14,7 @@ _RESTORE = "t5x.runs.plan:FrozenPlan.restore"
 _COMPILE = programs.MOMENTS["compiling"]
 _RECORD = "t5x.runs.records:RunRecord.write"
 _CHUNK = "t5x.files.safe_files:PartialFile.write"
-# Program -> the calls at which to be killed.
+# Program -> the calls at which it is killed.
 _CALLS = {
   "infer": (
     *((_RESTORE, 1), (_COMPILE, 1), (_RECORD, 1), (_CHUNK, 1), (_CHUNK, 2)),
@@ -25,7 +25,7 @@ _CALLS = {
 
 
 def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
-  """Counts kills, and the results that were not the same afterwards."""
+  """Counts kills, and the results that differ afterwards."""
   bench = Bench(scratch)
   train = functools.partial(programs.training, base=bench.base)
   prompt = bench.undisturbed("normal", train) / "prompt.safetensors"

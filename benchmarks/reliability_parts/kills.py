@@ -1,4 +1,4 @@
-"""Training runs that are killed by SIGKILL, and started again."""
+"""Training runs that SIGKILL ends, and that are started again."""
 
 from collections.abc import Mapping
 import functools
@@ -11,13 +11,13 @@ from reliability_parts import cases, programs
 from reliability_parts.programs import At, Bench
 
 _MODES = ("normal", "by length", "two processes")
-# Of each moment, the calls to be killed at.
+# Moment -> the calls at which runs are killed.
 _NUMBERS = {"start-up": (1, 1, 1), "compiling": (1, 8, 20), "step": (3, 8, 13)}
 _SECONDS = (0.0, 0.02, 0.1)
 
 
 def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
-  """Counts kills, and the runs that were not the same afterwards."""
+  """Counts kills, and the runs that differ afterwards."""
   bench = Bench(scratch)
   with bucket.in_place_of_googles():
     found = {

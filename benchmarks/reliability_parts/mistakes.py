@@ -15,14 +15,14 @@ from mistakes import catalogue
 
 from reliability_parts import cases
 
-# The short version makes every so many mistakes.
+# The short version makes one of this many mistakes.
 _STRIDE = 20
 
 
 def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
   """Makes mistakes, and counts the good and the bad messages.
 
-  A good one has the mistake, its place and the remedy and no traceback; the
+  A good message has the mistake, its place and the remedy but no traceback; the
   process ends with an error, and leaves nothing on disk.
 
   Args:

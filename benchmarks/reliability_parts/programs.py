@@ -1,6 +1,6 @@
-"""Commands of `t5x` on a tiny model, which are interfered with on the way.
+"""Commands of `t5x` on a tiny model, which are disturbed while they run.
 
-A command is `python -m t5x.train`, or another of the three, in a separate
+A command is `python -m t5x.train`, `t5x.eval` or `t5x.infer`, in a separate
 process. A fork server has done the imports, so that it takes few seconds.
 """
 
@@ -33,7 +33,7 @@ from t5x.files import storage
 from t5x.formats import orbax, stored_arrays
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# Moment -> a function that is called there.
+# Moment -> a function that is called at that moment.
 MOMENTS = {
   "start-up": "t5x.runs.resume:restore",
   "compiling": "jax._src.compiler:compile_or_get_cached",
@@ -50,10 +50,10 @@ class At:
 
   Attributes:
     place: `module:name` of a function.
-    action: Called with no argument, in the process.
-    number: At which call of it, from 1.
-    seconds: How long after the start of that call.
-    process: Of several, the one to do it in.
+    action: Called without arguments, in the process.
+    number: The call of the function at which to act, from 1.
+    seconds: Delay after the start of that call.
+    process: The index of the process to act in, if there are several.
   """
 
   place: str
@@ -63,7 +63,7 @@ class At:
   process: int = 0
 
   def arm(self) -> None:
-    """Has the function of the place do it."""
+    """Makes the function at the place run the action."""
     module, _, path = self.place.partition(":")
     *parents, name = path.split(".")
     owner = functools.reduce(getattr, parents, importlib.import_module(module))
@@ -88,7 +88,7 @@ def kill() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-  """The end of a process: its status, its output, the time, its peak memory."""
+  """The end of a process: its status, output, time and peak memory."""
 
   status: int
   output: str
@@ -96,7 +96,7 @@ class Ending:
   peak_bytes: int
 
   def is_clear(self, *words: str) -> bool:
-    """Returns whether one line tells the error, with these words."""
+    """Returns whether one line reports the error with these words."""
     errors = [x for x in self.output.splitlines() if x.startswith("Error: ")]
     said = len(errors) == 1 and all(word in errors[0] for word in words)
     is_clear = self.status == 1 and said and "Traceback" not in self.output
@@ -112,8 +112,8 @@ class Command:
   Attributes:
     words: The words after `python -m`.
     processes: The number of processes that run it together.
-    user: The user who runs it, if not that of this process.
-    longest: The most seconds that it may take.
+    user: The user who runs it, if not this process's user.
+    longest: The greatest number of seconds that it may take.
   """
 
   words: Sequence[str]
@@ -122,7 +122,7 @@ class Command:
   longest: float = 300.0
 
   def run(self, scratch: pathlib.Path, *disturbances: At) -> list[Ending]:
-    """Runs it, and what happens to it; `scratch` gets the output."""
+    """Runs it with disturbances; `scratch` gets the output."""
     _CONTEXT.set_forkserver_preload(["t5x", __name__, "prompt_tuning.tasks"])
     address, running = started.free_address(), []
     for index in range(self.processes):
@@ -145,7 +145,7 @@ class Command:
     while len(times) < len(running):
       now = time.monotonic()
       for process, _ in running:
-        with contextlib.suppress(OSError, ValueError):  # It has just ended.
+        with contextlib.suppress(OSError, ValueError):  # It may have ended.
           peaks[process.pid] = harness.process_bytes("VmHWM", pid=process.pid)
         if not process.is_alive():
           times.setdefault(process.pid, now)
@@ -183,7 +183,7 @@ def _main(
   finally:
     import jax
 
-    # As Python does at the end of a process that was not forked.
+    # As Python does at the end of a process that is not forked.
     jax.distributed.shutdown()
 
 
@@ -198,10 +198,10 @@ def command(
 
   Args:
     program: "train", "eval" or "infer".
-    files: Its gin files, below `gin/`.
+    files: The command's gin files, below `gin/`.
     processes: See `Command`.
     user: See `Command`.
-    **macros: Its bindings.
+    **macros: The command's bindings.
   """
   names = ["../tests/testdata/tiny", "methods/prompt_tuning", *files]
   bindings = {
@@ -219,10 +219,10 @@ def training(folder: str, base: str, mode: str = "normal", **fields) -> Command:
   """Returns a run of six steps, evaluated and saved every two.
 
   Args:
-    folder: Its MODEL_DIR.
+    folder: The run's MODEL_DIR.
     base: The base model.
     mode: "normal", "by length" or "two processes".
-    **fields: Of `Command`.
+    **fields: Fields of `Command`.
   """
   by_length = ["runs/by_length"] * (mode == "by length")
   return command(
@@ -242,7 +242,7 @@ def training(folder: str, base: str, mode: str = "normal", **fields) -> Command:
 
 
 def _without_times(line: bytes) -> Any:
-  """Returns the object of a line but for times, or a damaged line itself."""
+  """Returns a line's JSON object without times, or a damaged line itself."""
   try:
     fields = json.loads(line)
     return {k: v for k, v in fields.items() if "/timing/" not in k}
@@ -251,7 +251,7 @@ def _without_times(line: bytes) -> Any:
 
 
 def result(folder: str) -> dict[str, Any]:
-  """Returns what a run left, but for times: equal runs have equal results."""
+  """Returns a run's files without times: equal runs have equal results."""
   path = storage.absolute(folder)
   record = json.loads((path / "record.json").read_text())
   kept = ("status", "step", "evals", "best")
@@ -272,7 +272,7 @@ def result(folder: str) -> dict[str, Any]:
 
 
 def differences(folder: str, expected: Mapping[str, Any]) -> list[str]:
-  """Returns the names in `result` that are not as expected."""
+  """Returns the names in `result` whose values are not as expected."""
   try:
     found = result(folder)
   except (ValueError, OSError) as error:
@@ -282,11 +282,11 @@ def differences(folder: str, expected: Mapping[str, Any]) -> list[str]:
 
 
 class Bench:
-  """A base model, and what undisturbed runs on it leave.
+  """A base model, and the results of undisturbed runs on it.
 
   Attributes:
-    scratch: The folder of a part; the one above it has what all parts share.
-    places: Where to run: name -> the start of the names of folders.
+    scratch: The folder of a part; its parent has the files that parts share.
+    places: Name of a place for runs -> the start of its folders' paths.
     base: The base model.
   """
 
@@ -304,11 +304,11 @@ class Bench:
   def undisturbed(
     self, name: str, make: Callable[..., Command]
   ) -> pathlib.Path:
-    """Returns what a command left, which `make` makes for a folder."""
+    """Returns the result of the command that `make` makes for a folder."""
     folder = self._shared / name.replace(" ", "_")
     if not folder.exists():
       folder.mkdir()
-      folder.chmod(0o777)  # A command may have another user.
+      folder.chmod(0o777)  # A command may run as another user.
       (ending, *_) = make(str(folder)).run(self._shared)
       if ending.status:
         shutil.rmtree(folder)
@@ -329,17 +329,17 @@ class Bench:
       folder: The folder that it writes to.
       name: The name of `undisturbed`.
       make: Makes the command for a folder.
-      disturbances: What happens to it the first time.
-      mend: Called between the two.
+      disturbances: The disturbances of its first run.
+      mend: Called between the two runs.
 
     Returns:
-      Its first endings, and `different`: 1 if the second one fails, or leaves
-      something else than an undisturbed run.
+      The endings of the first run, and `different`: 1 if the second run fails,
+      or its result differs from an undisturbed run's.
     """
     expected = result(str(self.undisturbed(name, make)))
     output = self.scratch / "output"
     output.mkdir(exist_ok=True)
-    # A case that was stopped may have left it.
+    # A stopped case may have left the folder.
     shutil.rmtree(folder, ignore_errors=True)
     first = make(folder).run(output, *disturbances)
     mend()
@@ -354,7 +354,7 @@ class Bench:
   def killed(
     self, place: str, name: str, make: Callable[..., Command], at: At
   ) -> dict[str, int]:
-    """Counts a kill, as `disturbed` does, in a new folder of a place."""
+    """Counts a kill, like `disturbed`, in a new folder of a place."""
     folder = self.places[place] + uuid.uuid4().hex
     endings, counts = self.disturbed(folder, name, make, [at])
     is_killed = endings[at.process].status == -signal.SIGKILL

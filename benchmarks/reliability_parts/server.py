@@ -20,10 +20,10 @@ from traffic import mixed, servers
 from traffic.servers import Server
 
 _CHECKPOINT, _TASK = "checkpoints/ladder_m/lm_100", "ladder_boolq"
-# Of a job: enough for it to be running when the kill comes.
+# Steps of a job, enough for it to be running at the time of the kill.
 _STEPS = 200
 _CLIENTS = 4
-# One length of inputs, so that a start takes seconds.
+# Only one length of inputs, so that a start takes seconds.
 _FLAGS = ("--lengths=192", "--rows=4", "--max_tokens=8", "--labels=16")
 _PUT_SECONDS = 0.2
 
@@ -36,9 +36,10 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
     full: Whether to kill 60 times, or twice.
 
   Returns:
-    The counts of kills; of prompts, files and jobs that were `accepted`, and of
-    those `lost`; of requests with `answers` equal to a lone request's, and of
-    `wrong` ones. A job's prompt must be an undisturbed job's, or it is wrong.
+    The counts of kills; of prompts, files and jobs that were `accepted`, and
+    that were `lost`; of requests with `answers` equal to a lone request's, and
+    with `wrong` ones. A job's prompt is wrong unless an undisturbed job's is
+    the same.
   """
   rounds, kills = (15, 4) if full else (1, 2)
   call = functools.partial(_round, kills)
@@ -88,7 +89,7 @@ def _round(kills: int) -> dict[str, int]:
 
 
 def _prompt(server: Server, job: str, folder: pathlib.Path) -> bytes | None:
-  """Waits for a job's end; returns its prompt, or None if it has none."""
+  """Waits for a job's end; returns its prompt, or None if it is missing."""
   servers.wait_until(lambda: server.jobs.retrieve(job).finished_at is not None)
   name = server.jobs.retrieve(job).fine_tuned_model
   if name is None:
@@ -102,18 +103,18 @@ def _checkpoints(server: Server, jobs: list[str]) -> int:
 
 
 class _Load:
-  """Clients that ask a server and put prompts.
+  """Clients that send requests to a server and put prompts.
 
   Attributes:
     accepted: The paths of prompts that were put.
-    counts: Requests that got right `answers`, `wrong` ones, were `refused` for
-      now, or `failed` in another way.
+    counts: Requests with right `answers` or `wrong` ones, and requests that
+      were `refused` temporarily or `failed` in another way.
   """
 
   def __init__(
     self, server: Server, content: bytes, names: list[str], texts: list[str]
   ):
-    """Asks for everything once, one request after another."""
+    """Sends every request once, one after another."""
     self.accepted: list[str] = []
     self.counts = dict.fromkeys(("answers", "wrong", "refused", "failed"), 0)
     self._server, self._content = server, content
@@ -127,7 +128,7 @@ class _Load:
 
   @contextlib.contextmanager
   def running(self) -> Iterator[None]:
-    """Asks and puts until the `with` ends."""
+    """Sends requests and prompts until the `with` ends."""
     self._stop.clear()
     with futures.ThreadPoolExecutor(_CLIENTS + 1) as threads:
       threads.submit(self._put)

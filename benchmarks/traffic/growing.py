@@ -1,4 +1,4 @@
-"""A server as its prompts, its clients and its processes grow in number."""
+"""A server with growing numbers of prompts, clients and processes."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -11,10 +11,10 @@ from traffic import mixed, servers
 from traffic.servers import Server
 
 _CLIENTS = 32
-# The prompts that are served while the others grow.
+# The number of prompts while the other numbers grow.
 _PROMPTS = 100
 _RATE = f"requests a second, {_CLIENTS} clients"
-# Of the panels: the fields of the axes, and the label of the vertical one.
+# For each panel: the fields of its axes, and the vertical axis's label.
 _PANELS = (
   ("prompts", "start_seconds", "seconds until the server answers"),
   ("prompts", "megabytes", "memory of the server, MB"),
@@ -34,21 +34,22 @@ def growing(
   seconds: float,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """Starts a server for each number of prompts, and asks it.
+  """Starts a server for each number of prompts, and sends it requests.
 
   Args:
     checkpoint: The frozen model.
     task: The task of the inputs.
-    prompts: Rising numbers of prompts of 20 positions, all asked evenly.
-    clients: Numbers of clients that each send once they are answered.
+    prompts: Rising numbers of prompts of 20 positions, all used equally.
+    clients: Numbers of clients, each of which waits for an answer before it
+      sends again.
     processes: Numbers of processes of a server.
-    seconds: Of a measurement.
-    folder: For the prompts.
+    seconds: Seconds of a measurement.
+    folder: A folder for the prompts.
 
   Returns:
     For each number of prompts, the seconds of the start, the server's memory
-    after the requests, and answers a second; the last for each number of
-    clients; and the last two for each number of processes.
+    after the requests, and the answers per second; for each number of clients,
+    the answers per second; for each number of processes, the last two.
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
@@ -64,7 +65,7 @@ def growing(
     name: [] for _, name, _ in _PANELS
   }
   try:
-    server.start()  # Which may compile.
+    server.start()  # This may compile.
     server.stop()
     for number in prompts:
       mixed.save_prompts(found[saved:number], folder)
@@ -98,7 +99,7 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(record: Mapping[str, Any]) -> figure.Figure:
-  """Draws what grows with prompts, clients and processes, a panel for each."""
+  """Draws the growth with prompts, clients and processes, a panel for each."""
   page = figure.Figure(figsize=(10, 6), layout="constrained")
   panels = page.subplots(2, len(_PANELS) // 2).flat
   for panel, (over, name, label) in zip(panels, _PANELS, strict=True):

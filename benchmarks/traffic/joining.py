@@ -29,11 +29,11 @@ def joining(
     model: The frozen model. It loses its end of sequence, so that an answer is
       as long as its request allows.
     task: The task of the inputs.
-    number: Requests of a turn, each from the first client that has its answer.
+    number: Requests of a turn, each from the first client that is free.
     rounds: Turns of each side.
 
   Returns:
-    Seconds of each turn, and how many answers are the same.
+    Seconds of each turn, and the number of equal answers.
   """
   model.network.eos_id = -1
   found = mixed.make_prompts(model, [1, 2, 5, 10, 20])

@@ -17,10 +17,10 @@ from prompt_tuning import prompt_files
 from traffic import mixed, servers
 from traffic.servers import Server
 
-# Seconds within which a sustainable rate answers 99% of requests.
+# At a sustainable rate, 99% of requests are answered within this many seconds.
 _SLOWEST = 2.0
 _SAMPLE_SECONDS = 5.0
-# Factor from one rate to the next.
+# The factor between successive rates.
 _STEP = 1.15
 
 
@@ -29,7 +29,7 @@ def _highest_rate(
 ) -> tuple[float, list[dict[str, Any]]]:
   """Finds the highest rate at which nothing is refused or slow.
 
-  It starts near the rate of 32 clients that wait for their answers.
+  The search starts near the rate of 32 clients that wait for their answers.
 
   Returns:
     The rate, and all rates that were tried.
@@ -75,7 +75,7 @@ def _repeated(action: Callable[[], None], seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hanging_clients(server: Server) -> Iterator[None]:
-  """Adds a client that never ends its request, and one that never reads."""
+  """Adds a client that never ends its request, and another that never reads."""
   body = json.dumps(
     {"model": "prompt_0", "prompt": "a", "n": 8, "stream": True}
   )
@@ -97,10 +97,10 @@ def under_load(
   seconds: float,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """Loads a server at the highest sustainable rate, then at twice that.
+  """Loads a server at the highest sustainable rate, then at twice that rate.
 
-  Requests are spread evenly over `number` prompts. A tuning job runs beside it
-  all the time.
+  Requests are spread evenly over `number` prompts. A tuning job runs all the
+  time.
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
@@ -132,7 +132,7 @@ def under_load(
     steps = server.events(job, "train")[0]["step"]
     status = server.jobs.retrieve(job).status
     over = traffic().at_rate(2 * rate, min(30.0, seconds))
-    time.sleep(1)  # As Retry-After says.
+    time.sleep(1)  # The value of Retry-After.
     again = traffic().at_rate(rate / 2, min(15.0, seconds))
     server.jobs.cancel(job)
     return {
@@ -165,7 +165,7 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
     known = sum(part["statuses"].get(x, 0) for x in ("200", *refused))
     return part["requests"] - known
 
-  # A twelfth of the time each: of ten minutes, those after the first.
+  # `early` is the second twelfth of the time, `late` the last.
   samples = record["resident_bytes"]
   twelfth = max(1, len(samples) // 12)
   table = record["prompt_table_bytes"] + record["prompt_host_bytes"]

@@ -1,4 +1,4 @@
-"""A server with thousands of prompts, against one with one of them."""
+"""A server's traffic for thousands of prompts, against traffic for one."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from traffic import mixed, servers
 from traffic.servers import Server
 
 _CLIENTS = 32
-# Of the highest rate with one prompt, that at which latencies are compared.
+# Latencies are compared at this fraction of the highest rate with one prompt.
 _SHARE_OF_RATE = 0.7
 _PUTS = 20
 
@@ -34,20 +34,20 @@ def many(
   Args:
     checkpoint: The frozen model.
     task: The task of the inputs.
-    number: Prompts, each of 20 positions.
+    number: Number of prompts, each of 20 positions.
     rounds: Turns of each kind of traffic.
-    seconds: Of a turn.
-    folder: For the prompts.
-    dtype: Of the server's activations and weights.
+    seconds: Seconds of a turn.
+    folder: A folder for the prompts.
+    dtype: The dtype of the server's activations and weights.
 
   Returns:
-    Answers a second and latencies of each turn, the seconds of starts and from
-    a `PUT` to the new prompt's first answer, and the memory of the server.
+    Answers per second and latencies of each turn, the seconds of starts and
+    from a `PUT` to the new prompt's first answer, and the server's memory.
   """
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
   found = _alike(model, number)
-  # The proportions of requests for each prompt.
+  # The share of requests for each prompt.
   shares = {
     **{"one": [1.0], "even": [1.0] * number},
     "zipf": [1 / i for i in range(1, number + 1)],
@@ -59,14 +59,14 @@ def many(
     return traffic.as_fast_as_answered(_CLIENTS, seconds)
 
   try:
-    server.start()  # Which may compile.
+    server.start()  # This may compile.
     server.stop()
     start_seconds = [server.start()]
     mixed.save_prompts(found[:1], folder)
-    rate("one")  # And warms up.
+    rate("one")  # This also warms up the server.
     resident = [server.resident_bytes]
     mixed.save_prompts(found[1:], folder)
-    # An unknown name has the server look for new files.
+    # An unknown name makes the server look for new files.
     last = f"/v1/models/{found[-1].name}"
     servers.wait_until(lambda: server.http.get(last).status_code == 200)
     rate("even")
@@ -103,8 +103,8 @@ def many(
 def _alike(model: pt.Model, number: int) -> list[TunedPrompt]:
   """Makes copies of a prompt.
 
-  Others' answers may be shorter, and then faster, however many prompts there
-  are.
+  Answers of different prompts may be shorter, and then faster, whatever the
+  number of prompts.
   """
   (prompt,) = mixed.make_prompts(model, [mixed.POSITIONS])
   return [

@@ -25,7 +25,7 @@ from prompt_tuning.training import base_model, tuning
 from t5x import decoding
 
 TOKENS = 8
-# Of each of many prompts.
+# Positions of each of many prompts.
 POSITIONS = 20
 _EOS = 1
 
@@ -41,7 +41,7 @@ def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[TunedPrompt]:
 
 
 def save_prompts(prompts: Sequence[TunedPrompt], folder: pathlib.Path) -> None:
-  """Writes prompts where a server of this folder looks for them."""
+  """Writes prompts to the place where a server with this folder reads them."""
   place = folder / "prompts"
   place.mkdir(exist_ok=True)
   for prompt in prompts:
@@ -55,12 +55,12 @@ def texts(model: pt.Model, task: str, number: int) -> list[str]:
 
 
 def make_engine(model: pt.Model, longest: int, apart: int) -> Engine:
-  """Makes an engine for traffic of short inputs behind prompts.
+  """Makes an engine for traffic with prompts and short inputs.
 
   Args:
     model: The frozen model.
-    longest: Positions of a prompt and an input.
-    apart: Positions between lengths of batches.
+    longest: Positions of a prompt and an input together.
+    apart: Positions between the lengths of batches.
   """
   shapes = Shapes(
     rows=(1, 4, 16),
@@ -86,9 +86,9 @@ def answer(
 
 
 def _endless(model: pt.Model) -> pt.Model:
-  """Returns a model whose answers all have as many tokens as they may.
+  """Returns a model whose answers all have the greatest length.
 
-  Otherwise prompts with shorter answers would be faster, however many they are.
+  Otherwise prompts with shorter answers would be faster, whatever their number.
   """
   found = copy.copy(model)
   found.network = Network(model.config, eos_id=-1)
@@ -139,15 +139,15 @@ def throughput(
     task: The task of the inputs.
     number: Requests of a turn.
     rounds: Turns of each side.
-    folder: For PEFT's files.
+    folder: A folder for PEFT's files.
 
   Returns:
-    Seconds of each turn, for `number` requests (PEFT: for a sixteenth), and how
-    many of its answers are ours.
+    Seconds of each turn, for `number` requests (PEFT: for a sixteenth), and the
+    number of PEFT's answers that equal ours.
   """
   lengths = [round(x) for x in np.linspace(1, 100, 50)]
   found = make_prompts(model, lengths)
-  # Of their mean length, so that the work is the same.
+  # A prompt of their mean length, so that the work is the same.
   (single,) = make_prompts(model, [round(float(np.mean(lengths)))])
   inputs = texts(model, task, number)
   order = np.random.default_rng(1).integers(0, len(found), number)
@@ -160,7 +160,7 @@ def throughput(
 
   mixed, alone = [found[i] for i in order], [single] * number
   sides: dict[str, list[float]] = {}
-  # Many lengths keep the share of padding alike.
+  # With many lengths, the shares of padding are similar.
   with (
     make_engine(model, longest, apart=16) as engine,
     make_engine(_endless(model), longest, apart=16) as endless,
@@ -171,7 +171,7 @@ def throughput(
       "endless_fifty": lambda: ask_all(endless, mixed),
       "endless_one": lambda: ask_all(endless, alone),
     }
-    answers = {name: ask() for name, ask in asked.items()}  # And warms up.
+    answers = {name: ask() for name, ask in asked.items()}  # Also warms up.
     for _ in range(rounds):
       for name, ask in asked.items():
         start = time.monotonic()
@@ -201,8 +201,8 @@ def equality(model: pt.Model, task: str, number: int) -> dict[str, Any]:
     number: Inputs in all, each with one of ten prompts.
 
   Returns:
-    How many answers are the same, as tokens and as text, and how many tokens
-    they have.
+    The number of equal answers, as tokens and as text, and their number of
+    tokens.
   """
   found = make_prompts(model, [1, 5, 10, 20, 30, 40, 50, 70, 90, 100])
   inputs = texts(model, task, number)
@@ -236,7 +236,7 @@ def equality(model: pt.Model, task: str, number: int) -> dict[str, Any]:
 def _decode(
   model: pt.Model, prompt: TunedPrompt, inputs: list[str]
 ) -> list[list[int]]:
-  """Decodes as `t5x.infer` does; returns tokens up to the end."""
+  """Decodes like `t5x.infer`; returns tokens up to the end."""
   init = prompts.from_array(prompt.array)
   method = Injections(prompt=prompts.prompt_factory(prompt.length, init))
   runner = tuning.make_model(model.config, model.vocabulary, method)

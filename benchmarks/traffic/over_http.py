@@ -1,4 +1,4 @@
-"""HTTP's share of a server's time: the same requests over it and without it."""
+"""HTTP's share of a server's time: the same requests with and without HTTP."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -20,7 +20,7 @@ from prompt_tuning.serving import server as server_lib
 from traffic import mixed, servers
 
 _CLIENTS = 32
-# wrk's own language. It sends the lines of a file in turn.
+# A script for wrk, in Lua, that sends the lines of a file in turn.
 _SCRIPT = """
 local bodies, at = {}, 0
 for line in io.lines("%s") do bodies[#bodies + 1] = line end
@@ -47,20 +47,20 @@ def over_http(
 ) -> dict[str, Any]:
   """Compares a server, its engine in this process, and PEFT, in turns.
 
-  Each turn answers as many requests as it can, each with an input and one of
-  fifty prompts: 32 of wrk's clients ask the server, 32 threads the engine, and
+  Each turn answers as many requests as possible, each with an input and one of
+  fifty prompts: 32 wrk clients call the server, 32 threads call the engine, and
   PEFT sets the adapter for each request.
 
   Args:
     model: The frozen model.
     task: The task of the inputs.
     rounds: Turns of each side.
-    seconds: Of a turn.
-    folder: For prompts and PEFT's files.
-    processes: Of the server.
+    seconds: Seconds of a turn.
+    folder: A folder for prompts and PEFT's files.
+    processes: Number of the server's processes.
 
   Returns:
-    Answers a second of each turn, and wrk's requests that failed.
+    Answers per second of each turn, and the number of wrk's failed requests.
 
   Raises:
     ValueError: if wrk is not installed.
@@ -118,7 +118,7 @@ def _wrk(
   seconds: float,
   folder: pathlib.Path,
 ) -> tuple[int, int]:
-  """Returns wrk's answers, and how many of them failed."""
+  """Returns the number of wrk's requests, and of its failed ones."""
   bodies, script = folder / "bodies.jsonl", folder / "requests.lua"
   lines = (
     json.dumps(
@@ -141,7 +141,7 @@ def _rate(
   seconds: float,
   clients: int,
 ) -> float:
-  """Returns answers a second of some threads that ask without a pause."""
+  """Returns answers per second of threads that call without a pause."""
   turns = itertools.cycle(pairs)
   start = time.monotonic()
 

@@ -24,7 +24,7 @@ from prompt_tuning import prompt_files
 from traffic import mixed
 
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
-# Short inputs and a short queue.
+# Flags for short inputs and a short queue.
 SHORT = (
   *("--lengths=64,96,128,192", "--max_tokens=16"),
   *("--labels=16", "--queue=64"),
@@ -39,8 +39,8 @@ class Server:
   Attributes:
     address: Host and port.
     http: A client of the server.
-    openai: OpenAI's client of it.
-    jobs: The part of it for tuning jobs.
+    openai: OpenAI's client of the server.
+    jobs: The part of OpenAI's client for tuning jobs.
   """
 
   def __init__(
@@ -54,8 +54,8 @@ class Server:
 
     Args:
       checkpoint: The frozen model; "" if the flags choose one.
-      folder: For prompts and jobs.
-      *flags: In place of `SHORT`; a later one of a name counts.
+      folder: A folder for prompts and jobs.
+      *flags: Flags in place of `SHORT`; the last one of a name counts.
       is_first: Whether to start with an empty cache of compiled programs.
     """
     self._environment = dict(os.environ)
@@ -107,14 +107,14 @@ class Server:
 
   @property
   def resident_bytes(self) -> int:
-    """Returns the bytes in memory, without those of its worker."""
+    """Returns the server's bytes in memory, without its worker's."""
     return harness.process_bytes("VmRSS", pid=self._process.pid)
 
   @property
   def own_bytes(self) -> int:
     """Returns the bytes in memory of all its processes.
 
-    Pages that several processes map count in part for each.
+    A page that several processes map counts partly for each.
     """
     return sum(
       harness.process_bytes("Pss", "smaps_rollup", pid)
@@ -179,7 +179,7 @@ class Server:
 
 
 class Traffic:
-  """Requests for some prompts, at a rate or each after an answer."""
+  """Requests for some prompts, at a fixed rate or each after an answer."""
 
   def __init__(
     self, server: Server, texts: Sequence[str], shares: Sequence[float]
@@ -188,13 +188,13 @@ class Traffic:
 
     Args:
       server: The server.
-      texts: The inputs, of which each request has one.
-      shares: In which proportions requests are for `prompt_0` and so on.
+      texts: The inputs; each request has one of them.
+      shares: The proportions of requests for `prompt_0` and so on.
     """
     self._url, self._texts = str(server.http.base_url), texts
     self._shares = np.cumsum(shares)
     self._rng = np.random.default_rng(0)
-    # (seconds until the answer, status; 0: no answer)
+    # (seconds until the answer, status or 0 for no answer)
     self._done: list[tuple[float, int]] = []
     self._impolite = 0
 
@@ -207,9 +207,9 @@ class Traffic:
     )
 
   def at_rate(self, rate: float, seconds: float) -> dict[str, Any]:
-    """Sends `rate` requests a second, and waits for all answers.
+    """Sends `rate` requests per second, and waits for all answers.
 
-    Earlier requests may still wait for theirs when the next one is sent.
+    Earlier requests may still wait for answers when the next one is sent.
 
     Returns:
       Counts and latencies; a slow client lowers `sent_per_second`.
@@ -237,7 +237,7 @@ class Traffic:
     }
 
   def as_fast_as_answered(self, clients: int, seconds: float) -> float:
-    """Lets each client send once it is answered; returns answers a second."""
+    """Lets each client send after each answer; returns answers per second."""
     start = time.monotonic()
 
     async def one(client: aiohttp.ClientSession) -> None:
@@ -249,7 +249,7 @@ class Traffic:
         await asyncio.gather(*(one(client) for _ in range(clients)))
 
     asyncio.run(work())
-    took = time.monotonic() - start  # The last answers come after the end.
+    took = time.monotonic() - start  # The last answers arrive after the end.
     return sum(status == 200 for _, status in self._done) / took
 
   async def _send(self, client: aiohttp.ClientSession) -> None:

@@ -1,7 +1,7 @@
 """Time and memory of a server until it answers.
 
 Compiled programs and leftovers of compiling are not copies of the model, so
-they are counted apart from the memory for reading it.
+they are counted separately from the memory for reading it.
 """
 
 from concurrent import futures
@@ -21,16 +21,16 @@ from prompt_tuning.serving import server as server_lib
 from t5x.files import compilation_cache
 from traffic.servers import Server
 
-# Read first, to leave out what reading any model takes once.
+# A model that is read first, to leave out one-time costs of reading.
 _SMALLEST = "checkpoints/ladder_xs/lm_100"
-# Any token but the special ones.
+# Any token that is not a special one.
 _TOKEN = 5
 
 
 def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   """Starts the demo twice, and a server of a model.
 
-  The memory of its steps is measured in another process that repeats them.
+  The memory of the server's steps is measured in a process that repeats them.
   """
   demo = Server("", folder / "demo", "--demo", is_first=True)
   seconds = []
@@ -43,7 +43,7 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   context = multiprocessing.get_context("spawn")
   with futures.ProcessPoolExecutor(1, context) as process:
     memory = process.submit(_steps, checkpoint, place).result()
-  # It finds the programs that the other compiled.
+  # This one finds the programs that the other compiled.
   server = Server(checkpoint, place, "--jobs=", is_first=True)
   try:
     found = {
@@ -66,8 +66,7 @@ def _steps(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
     folder: A folder for compiled programs and the server's prompts.
 
   Returns:
-    For each step, the process's own ("anonymous") bytes, and those of its
-    arrays.
+    For each step, the process's own ("anonymous") bytes, and its arrays' bytes.
   """
   found = {}
   os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -92,7 +91,7 @@ def _steps(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   note("loaded")
   with engine:
     note("compiled")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # The peak so far.
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
     shapes = engine.settings.shapes
     for shape in shapes:
       requests = []
