@@ -148,7 +148,7 @@ def test_examples_that_cannot_be_tuned_on_are_refused(store, ask):
   refused = [
     ({}, other, "validation_file", "Example 1: .* b, c, got 'd'.* labels=\\[]"),
     ({"labels": ["b"]}, None, "hyperparameters.labels", "labels b, got 'c'"),
-    ({"labels": [], "rank": True}, None, "hyperparameters", "needs labels"),
+    ({"labels": [], "rank": True}, None, "hyperparameters", "least two labels"),
     ({"labels": [], "init": "class_labels"}, None, "hyperparameters", "needs"),
     ({"length": 1}, None, "hyperparameters", "at least length=2"),
   ]
