@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
+from t5x import trainer
 from t5x.files import run_lock
 from t5x.runs import events, loop, resume
 
@@ -165,7 +166,12 @@ def test_evaluation_that_is_interrupted_is_done_again(split):
 def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once():
   """A patience would run out twice as fast."""
   steps = []
-  action = types.SimpleNamespace(run=lambda state, _: steps.append(state.step))
+
+  class Action(trainer.BaseAction):
+    def run(self, train_state, metrics_by_task):
+      steps.append(train_state.step)
+
+  action = Action()
   first = _loop(step=0, action=action, should_stop=itertools.count().__next__)
   assert first.run() == "interrupted"
   assert 0 < first.step < 3

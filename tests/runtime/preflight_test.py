@@ -52,7 +52,7 @@ def test_same_run_may_resume(run):
 def test_other_files_are_named_and_no_internals(run):
   (problem,) = _problems([FILES[0], "gin/recipes/lora.gin"])
   assert problem == (
-    "MODEL_DIR='run' has a run of gin/models/ladder_xs.gin, "
+    "MODEL_DIR='run' has a run with gin/models/ladder_xs.gin, "
     "gin/recipes/prompt_tuning.gin; this command names "
     "gin/models/ladder_xs.gin, gin/recipes/lora.gin. Choose another folder."
   )

@@ -33,8 +33,14 @@ BEST = {"step": 1, "metrics": {"cb": {"accuracy": 75.0}}}
     ("{}", "kind: Field required"),
     (json.dumps(_record(schema=2)), "schema: Input should be 3"),
     (json.dumps(_record(step="a")), "step: Input should be a valid integer"),
-    (json.dumps(_record(best=BEST | {"score": 101})), "score 101.0 is no mean"),
-    (json.dumps(_record(best=BEST | {"score": -3})), "score -3.0 is no mean"),
+    (
+      json.dumps(_record(best=BEST | {"score": 101})),
+      "score 101.0 is not a mean",
+    ),
+    (
+      json.dumps(_record(best=BEST | {"score": -3})),
+      "score -3.0 is not a mean",
+    ),
   ],
 )
 def test_what_is_no_record_is_refused(text, message):

@@ -96,7 +96,7 @@ def test_a_mistake_ends_all_of_them(tmp_path, capfd):
   assert console.main(_words(tmp_path, "--port=0", "--lengths=2"))
   message = capfd.readouterr().err
   assert "Error: --longest_prompt=0 leaves no room" in message
-  assert re.search(r"Error: Server [12] ended with code 1, and so", message)
+  assert re.search(r"Error: Server [12] ended with code 1, so", message)
 
 
 def test_needs_a_core_for_each(tmp_path, capsys, monkeypatch):
