@@ -26,7 +26,11 @@ PLACES = {
 
 
 def check_pattern(name: str, pattern: str) -> None:
-  """Raises ValueError if a setting is no regular expression."""
+  """Raises ValueError if a setting is not a regular expression.
+
+  The same as `t5x.configuration.arguments.check_pattern` in runtime/, which
+  Google's T5X lacks.
+  """
   try:
     re.compile(pattern)
   except re.error as e:

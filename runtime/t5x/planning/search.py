@@ -191,7 +191,7 @@ def skip_reason(
 def best(done: Mapping[Settings, costs.CostReport]) -> list[Settings]:
   """Returns the settings that fit: lowest bound first, then least traffic.
 
-  Between settings that differ only in microbatches, fewer come first.
+  Among settings with equal bounds and traffic, fewer microbatches come first.
   """
 
   def cost(settings: Settings) -> tuple[float, int, Settings]:
