@@ -3,11 +3,12 @@
   prompt-tuning pretrain [SIZE...]
 
 Runs the cells of configs/ladder.toml that have no record, and those whose run
-and checkpoints are both missing, such as ladder_l, whose checkpoints are too
-large for the repository. Writes checkpoints where the other sheets expect them:
-checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16; also
-long_documents for ladder_xs, and longer_lm for all but ladder_l. You can stop
-the command at any time; the same command resumes it.
+and checkpoints are both missing, such as those of ladder_l and of the second
+seed, which are not in the repository. Writes checkpoints where the other sheets
+expect them: checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16;
+also long_documents for ladder_xs, longer_lm for all but ladder_l, and
+{seed1_span_corruption,seed1_lm} for ladder_xs and ladder_s. You can stop the
+command at any time; the same command resumes it.
 """
 
 import argparse

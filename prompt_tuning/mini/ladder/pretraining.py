@@ -60,6 +60,8 @@ _KEPT = {
   "lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0},
   "long_documents": {"long_documents": 1.0},
   "longer_lm": {"longer_lm": 1.0},
+  "seed1_span_corruption": {"seed1_span_corruption": 1.0},
+  "seed1_lm": {"seed1_lm": 1.0},
 }
 
 
@@ -71,7 +73,7 @@ def export(
   Args:
     run: The finished run's folder.
     folder: Receives each checkpoint as `<name>/checkpoint_<step>`.
-    stage: "span_corruption", "lm", "long_documents" or "longer_lm".
+    stage: A stage of `configs/ladder.toml`, such as "span_corruption".
 
   Yields:
     The paths of the checkpoints.
