@@ -54,15 +54,9 @@ def adam(
   )
 
 
-# Stage -> the name of a checkpoint to keep -> its share of the run.
-_KEPT = {
-  "span_corruption": {"span_corruption": 1.0},
-  "lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0},
-  "long_documents": {"long_documents": 1.0},
-  "longer_lm": {"longer_lm": 1.0},
-  "seed1_span_corruption": {"seed1_span_corruption": 1.0},
-  "seed1_lm": {"seed1_lm": 1.0},
-}
+# Stage -> the name of a checkpoint to keep -> its share of the run. Of other
+# stages the last one is kept, under the stage's name.
+_KEPT = {"lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0}}
 
 
 def export(
@@ -86,7 +80,7 @@ def export(
     for path in run.glob("checkpoint_*")
     if not path.suffix  # Incomplete and damaged checkpoints have a suffix.
   )
-  for name, share in _KEPT[stage].items():
+  for name, share in _KEPT.get(stage, {stage: 1.0}).items():
     position = share * len(steps) - 1
     if position < 0 or position % 1:
       raise ValueError(
