@@ -46,7 +46,7 @@ def hugging_face_name(name: str, config: Config) -> str:
       of int8 weights is named as their matrix, with the same suffix.
     config: The model's configuration.
   """
-  matrix = name.removesuffix("_scale")
+  matrix = re.sub("(_column)?_scale$", "", name)
   *module, leaf = matrix.split("/")
   tables = [type(config).__name__]
   if tables == ["DecoderConfig"] and config.has_post_norms:

@@ -175,6 +175,12 @@ class Embed(nn.Module):
       channels=0,
       module=self,
     )
+    self.column_scale = None
+    if self.scale is not None:
+      ones, shape = nn.initializers.ones, (self.config.emb_dim,)
+      self.column_scale = parameter(
+        "embedding_column_scale", ones, shape, ("embed",), jnp.float32, self
+      )
 
   def __call__(self, tokens: Array) -> Array:
     """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
@@ -183,10 +189,13 @@ class Embed(nn.Module):
     embedded = _rows(self.embedding, tokens)
     if self.scale is not None:
       embedded *= jnp.take(self.scale, tokens, axis=0)[..., None]
+      embedded *= self.column_scale[None, None]
     return embedded.astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:
     """[B, S, H] -> [B, S, V] The embedding as the output head, in float32."""
+    if self.column_scale is not None:
+      hidden *= self.column_scale.astype(hidden.dtype)[None, None]
     dtype = jnp.promote_types(hidden.dtype, self.embedding.dtype)
     table = self.embedding, self.scale
     return product("bth,vh->btv", hidden.astype(dtype), *table, jnp.float32)

@@ -23,6 +23,7 @@ from prompt_tuning.injections import Injections
 from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.methods import lora
 from prompt_tuning.models import networks
+from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.training import actions
 from t5x import adafactor, models, trainer
@@ -140,6 +141,31 @@ def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
   exact = logits(arrays)
   changed = np.abs(logits({**arrays, head: back[head]}) - exact).max()
   assert 0 < changed < 0.01 * np.abs(exact).max()
+
+
+def test_embedding_keeps_its_small_columns(base):
+  model = checkpoint_conversion.open_model(base)
+  table = stored_arrays.read(model.arrays[TOKEN_EMBEDDING])
+  table *= 2.0 ** np.arange(table.shape[1])
+  table[:, 5] = 0
+  arrays = {**model.arrays, TOKEN_EMBEDDING: stored_arrays.in_memory(table)}
+  model = dataclasses.replace(model, arrays=arrays)
+  rounded = int8.held_by(model, int8.names(model, True))
+
+  def read(base):
+    return stored_arrays.read(
+      int8.held_by(base, arrays).arrays[TOKEN_EMBEDDING]
+    )
+
+  change = np.abs(read(rounded) - table).max(axis=0)
+  assert (change <= np.abs(table).max(axis=0) / 200).all()
+  # Older int8 checkpoints have scales of rows alone.
+  columns = f"{TOKEN_EMBEDDING}_column_scale"
+  old = {k: x for k, x in rounded.arrays.items() if k != columns}
+  old = dataclasses.replace(rounded, arrays=old)
+  held = int8.held_by(old, int8.names(model, True))
+  assert (stored_arrays.read(held.arrays[columns]) == 1).all()
+  np.testing.assert_array_equal(read(held), read(old))
 
 
 @pytest.mark.slow
