@@ -189,6 +189,7 @@ class Embed(nn.Module):
     embedded = _rows(self.embedding, tokens)
     if self.scale is not None:
       embedded *= jnp.take(self.scale, tokens, axis=0)[..., None]
+    if self.column_scale is not None:
       embedded *= self.column_scale[None, None]
     return embedded.astype(self.config.dtype)
 
