@@ -246,7 +246,7 @@ def restore_config(path, **overrides) -> utils.RestoreCheckpointConfig:
   return utils.RestoreCheckpointConfig(
     **{
       "path": str(path),
-      "assignment_map": ((r"^.*prompt.*$", None),),
+      "assignment_map": ((r"^.*(prompt|delta).*$", None),),
       "fallback_to_scratch": True,
       "dtype": "float32",
       **overrides,

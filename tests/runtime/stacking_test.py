@@ -45,50 +45,37 @@ def _model(method, scan_layers):
 
 
 class _Run:
-  """A run by hand: its state, saved in and read from `folder`."""
+  """A run by hand: its loop, saved in and read from `folder`."""
 
-  def __init__(self, method, scan_layers, folder):
-    self.model = _model(method, scan_layers)
-    self.partitioner = tiny.make_partitioner()
-    self.initializer = tiny.make_initializer(self.model, self.partitioner)
-    self.axes = self.initializer.train_state_axes
+  def __init__(self, method, scan_layers, base, folder):
+    self.loop = tiny.make_trainer(
+      trainer.Trainer, _model(method, scan_layers), base=base, rate=0.01
+    )
     self.checkpointer = checkpoints.Checkpointer(
-      self.initializer.train_state_shapes, self.partitioner, str(folder)
+      self.loop.train_state, self.loop.partitioner, str(folder)
     )
 
-  def begin(self, base):
-    new = ((r"^.*(prompt|delta).*$", None),)
-    self.state, self.base = self.initializer.from_base_model(
-      tiny.restore_config(base, assignment_map=new), jax.random.key(0)
-    )
+  @property
+  def frozen(self):
+    return self.loop.train_state.frozen
 
   def save(self):
-    self.checkpointer.save_run(self.state, {"evals": []})
+    self.checkpointer.save_run(self.loop.train_state, {"evals": []})
     self.checkpointer.wait()
 
   def restore(self):
-    changed, _ = self.checkpointer.restore_run(self.axes)
-    self.state = changed.replace(frozen=self.state.frozen)
+    changed, _ = self.checkpointer.restore_run(self.loop.train_state_axes)
+    self.loop.train_state = changed.replace(frozen=self.frozen)
 
   def train(self):
-    steps = trainer.Trainer(
-      self.model,
-      self.state,
-      self.partitioner,
-      self.axes,
-      jax.random.key(0),
-      lambda step: 0.01,
-    )
-    metrics = steps.train_steps(on_mesh.batches(STEPS), STEPS)
-    self.state = steps.train_state
-    return metrics["loss"]
+    return self.loop.train_steps(on_mesh.batches(STEPS), STEPS)["loss"]
 
   def changed(self):
     """Name on disk -> what trained, and the optimizer's state of it."""
     flat = {
       jax.tree_util.keystr(path, simple=True, separator="/"): x
       for path, x in jax.tree_util.tree_leaves_with_path(
-        self.state.replace(frozen={})
+        self.loop.train_state.replace(frozen={})
       )
     }
     return stacking.take_apart(jax.device_get(flat))
@@ -105,14 +92,12 @@ def _assert_equal(a, b, atol):
 def test_run_goes_on_in_the_other_form_and_takes_the_same_steps(
   base, tmp_path, method
 ):
-  unrolled = _Run(method, False, tmp_path)
-  unrolled.begin(base)
+  unrolled = _Run(method, False, base, tmp_path)
   unrolled.save()
-  scanned = _Run(method, True, tmp_path)
-  scanned.begin(base)
-  if unrolled.state.frozen:
-    fingerprint = checkpoints.fingerprint(unrolled.state.frozen)
-    assert checkpoints.fingerprint(scanned.state.frozen) == fingerprint
+  scanned = _Run(method, True, base, tmp_path)
+  if unrolled.frozen:
+    fingerprint = checkpoints.fingerprint(unrolled.frozen)
+    assert checkpoints.fingerprint(scanned.frozen) == fingerprint
   scanned.restore()
   _assert_equal(scanned.changed(), unrolled.changed(), atol=0)
 
@@ -126,11 +111,8 @@ def test_run_goes_on_in_the_other_form_and_takes_the_same_steps(
 
 
 def test_base_model_is_written_apart(base, tmp_path):
-  scanned = _Run("model", True, tmp_path)
-  scanned.begin(base)
-  path = checkpoints.save_base_checkpoint(
-    str(tmp_path / "again"), 0, scanned.state.params, {}
-  )
+  state, _ = tiny.restore(base, _model("model", True))
+  path = checkpoints.save_base_checkpoint(str(tmp_path), 0, state.params, {})
   again, before = map(checkpoints.open_checkpoint, (path, base))
   assert again.arrays.keys() == before.arrays.keys()
   for name, array in again.arrays.items():
@@ -169,21 +151,18 @@ def flat(base):
 
 
 @pytest.mark.parametrize(
-  ("kind", "scan_layers"), [("gfile", True), ("orbax", False)]
+  ("write", "scan_layers"),
+  [(t5x_folders.write_v3, True), (t5x_folders.write_orbax, False)],
 )
 def test_checkpoint_of_t5x_scanned_is_read(
-  base, flat, tmp_path, kind, scan_layers
+  base, flat, tmp_path, write, scan_layers
 ):
-  if kind == "orbax":
-    path = t5x_folders.write_orbax(tmp_path, 7, flat)
-  else:
-    path = t5x_folders.write_v3(tmp_path, 7, flat, kind)
-  run = _Run("prompt", scan_layers, tmp_path / "run")
-  run.begin(path)
-  assert run.base.step == 7
+  path = write(tmp_path, 7, flat)
+  state, found = tiny.restore(path, _model("prompt", scan_layers))
+  assert found.step == 7
   expected = checkpoints.open_checkpoint(base).fingerprint
-  assert run.base.fingerprint == expected
-  assert checkpoints.fingerprint(run.state.frozen) == expected
+  assert found.fingerprint == expected
+  assert checkpoints.fingerprint(state.frozen) == expected
 
 
 def test_shards_of_a_scanned_checkpoint_are_parts_of_heads(
@@ -206,10 +185,7 @@ def test_layers_with_biases_of_their_own_are_refused(flat, tmp_path):
     checkpoints.open_checkpoint(str(tmp_path))
 
 
-def test_part_of_the_layers_from_initialisers_is_refused(base, tmp_path):
-  run = _Run("prompt", True, tmp_path)
+def test_part_of_the_layers_from_initialisers_is_refused(base):
   some = ((r"^.*(prompt|encoder/layers_1/mlp).*$", None),)
   with pytest.raises(ValueError, match="a source for every layer"):
-    run.initializer.from_base_model(
-      tiny.restore_config(base, assignment_map=some), jax.random.key(0)
-    )
+    tiny.restore(base, _model("prompt", True), assignment_map=some)
