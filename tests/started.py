@@ -10,6 +10,11 @@ import time
 from typing import Any
 
 TESTS = pathlib.Path(__file__).parent
+# The lock of a process on another machine, as filelock writes it.
+LOCK_ELSEWHERE = (
+  "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
+  "start=33\n"
+)
 
 
 def start(

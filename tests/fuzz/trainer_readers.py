@@ -6,6 +6,7 @@ import pathlib
 from flax import traverse_util
 from fuzz.reader import Reader, file, inside, lines, made, text
 import numpy as np
+from started import LOCK_ELSEWHERE
 import t5x_folders
 
 from t5x import checkpoints
@@ -68,9 +69,6 @@ _FACTS = {
   "is_stopped": False,
   "seconds": 1.5,
 }
-_LOCK = (
-  "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
-)
 
 
 def _v3(folder: pathlib.Path) -> None:
@@ -157,7 +155,7 @@ READERS: dict[str, Reader] = {
     lambda path: orbax.read_run_info(str(path.parents[1])),
   ),
   "predictions in part": made(_partial, "*/*", _read_partial, writes=True),
-  "lock": inside("run.lock", _LOCK, run_lock.find_holder),
+  "lock": inside("run.lock", LOCK_ELSEWHERE, run_lock.find_holder),
   "holder of a lock": file(
     "run.lock.json",
     json.dumps({"host": "a", "pid": 5, "since": "now"}),

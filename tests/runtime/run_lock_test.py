@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from started import LOCK_ELSEWHERE
 
 from t5x.files import run_lock
 
@@ -17,11 +18,6 @@ with run_lock.RunLock(sys.argv[1], "MODEL_DIR"):
   print("held", flush=True)
   time.sleep(600)
 """
-# As filelock writes it, of a process that cannot be looked at from here.
-_ELSEWHERE = (
-  "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
-  "start=33\n"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +71,7 @@ def test_lock_of_a_killed_process_is_taken_at_once(tmp_path):
 def test_lock_of_another_machine_is_taken_when_nobody_touches_it(
   tmp_path, caplog
 ):
-  (tmp_path / "run.lock").write_text(_ELSEWHERE)
+  (tmp_path / "run.lock").write_text(LOCK_ELSEWHERE)
   assert run_lock.find_holder(str(tmp_path)) == "process 5 on elsewhere"
   with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
     pass
@@ -84,7 +80,7 @@ def test_lock_of_another_machine_is_taken_when_nobody_touches_it(
 
 def test_process_of_another_container_may_have_the_same_number(tmp_path):
   """Each calls its first process 1; those of a pod share the machine's name."""
-  ours = _ELSEWHERE.replace("pid=5", f"pid={os.getpid()}")
+  ours = LOCK_ELSEWHERE.replace("pid=5", f"pid={os.getpid()}")
   for name, suffix in ("elsewhere", ""), (socket.gethostname(), "?pidns-f01"):
     text = ours.replace("elsewhere", name + suffix)
     (tmp_path / "run.lock").write_text(text)
@@ -96,14 +92,14 @@ def test_run_that_lost_its_lock_stops_before_it_writes(tmp_path):
   with run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock:
     lock.check()
     (tmp_path / "run.lock").unlink()
-    (tmp_path / "run.lock").write_text(_ELSEWHERE)
+    (tmp_path / "run.lock").write_text(LOCK_ELSEWHERE)
     with pytest.raises(
       run_lock.LockLostError, match=r"another run while .* 5 on elsew"
     ):
       # At once: its own thread may have been suspended too.
       lock.check()
   # It is the other's now.
-  assert (tmp_path / "run.lock").read_text() == _ELSEWHERE
+  assert (tmp_path / "run.lock").read_text() == LOCK_ELSEWHERE
 
 
 def test_run_that_cannot_write_its_lock_does_not_name_itself(tmp_path):
