@@ -1,22 +1,17 @@
-"""Servers as processes: how they end, and how they share a folder."""
+"""Servers with workers that end, and with clients that break off or lie."""
 
 import asyncio
 from concurrent import futures
 import contextlib
 import gc
 import re
-import signal
 import socket
-import subprocess
-import sys
 import types
 
 import documented
 from fastapi import testclient
 import numpy as np
-import openai
 import pytest
-import requests
 import served
 import started
 import uvicorn
@@ -26,52 +21,9 @@ from prompt_tuning.commands import serve as command
 from prompt_tuning.serving import app
 from prompt_tuning.serving import server as server_lib
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.tuning_jobs import jobs
+from prompt_tuning.tuning_jobs import jobs, worker
 
 CHECKPOINT = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
-TEXT = "Kate has a drum ."
-
-
-def test_sigterm_lets_running_requests_finish(tmp_path):
-  """A stream, and requests that wait for it, get their whole answers."""
-  port = started.free_address().partition(":")[2]
-  words = f"serve --name=base --port={port} --prompts={tmp_path} --jobs= "
-  words += f"--checkpoint={CHECKPOINT} --rows=1 --lengths=32 --labels=16 "
-  words += "--max_tokens=16 --queue=999"
-  program = [sys.executable, "-m", "prompt_tuning", *words.split()]
-  server = f"http://127.0.0.1:{port}"
-  # At random, so that an answer is long; one row after another.
-  body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 30}
-  body |= {"temperature": 2, "seed": 1}
-
-  def is_ready():
-    with contextlib.suppress(requests.ConnectionError):
-      return process.poll() or requests.get(f"{server}/readyz").ok
-
-  def waiting():
-    text = requests.get(f"{server}/metrics").text
-    return re.search("^prompt_tuning_queue (.*)$", text, re.MULTILINE)[1]
-
-  with contextlib.ExitStack() as stack:
-    threads = stack.enter_context(futures.ThreadPoolExecutor(6))
-    process = stack.enter_context(subprocess.Popen(program))
-    stack.callback(process.kill)
-    client = openai.OpenAI(api_key="any", base_url=f"{server}/v1")
-    complete = stack.enter_context(client).completions.create
-    started.wait(is_ready, 400)
-    stream = complete(**body, stream=True)
-    chunks = [next(stream)]
-    asked = [threads.submit(complete, **body | {"n": 5}) for _ in range(6)]
-    started.wait(lambda: float(waiting()) >= 6 * 5)
-    assert not any(answer.done() for answer in asked)
-    process.send_signal(signal.SIGTERM)
-    chunks.extend(stream)
-    # Uvicorn ends, when all is done, by the signal that it got.
-    assert process.wait(60) in (0, -signal.SIGTERM)
-  choices = [chunk.choices[0] for chunk in chunks]
-  ends = [choice.index for choice in choices if choice.finish_reason]
-  assert sorted(ends) == list(range(30))
-  assert [len(answer.result().choices) for answer in asked] == [5] * 6
 
 
 def _options(*words):
@@ -79,14 +31,17 @@ def _options(*words):
 
 
 @pytest.mark.slow
-def test_killed_workers_of_two_servers_are_followed_by_others(tmp_path):
+def test_killed_workers_of_two_servers_are_followed_by_others(
+  tmp_path, monkeypatch
+):
   """Both know a job and its prompt, which is that of a job left alone."""
+  monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.1)
   folders = f"--prompts={tmp_path}/prompts", f"--jobs={tmp_path}/jobs"
   options = _options(f"--checkpoint={CHECKPOINT}", *folders)
   first, second = (server_lib.make_service(options) for _ in range(2))
   lines = b'{"prompt": "Sarah is in the garden .", "completion": "True"}\n' * 8
   file = first.jobs.add_file("data.jsonl", lines).id
-  settings = jobs.Settings(2, 12, "random_uniform", batch_size=4)
+  settings = jobs.Settings(2, 6, "random_uniform", batch_size=4)
   killed, alone = (
     first.jobs.add_job(file, file, "mine", settings).id for _ in range(2)
   )

@@ -1,5 +1,6 @@
-"""Several servers at one address."""
+"""Servers as processes: one, and several at one address."""
 
+from concurrent import futures
 import contextlib
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 
 import documented
 import numpy as np
+import openai
 import pytest
 import requests
 import started
@@ -21,11 +23,51 @@ CHECKPOINT = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
 TEXT = "Kate has a drum ."
 
 
-def _words(folder, *words):
+def _words(folder, port, *words):
   sizes = "--rows=1 --lengths=32 --labels=16 --max_tokens=16"
   places = f"--checkpoint={CHECKPOINT} --prompts={folder} --jobs="
-  command = f"serve --processes=2 --name=base {sizes} {places}"
+  command = f"serve --name=base --port={port} {sizes} {places}"
   return [*command.split(), *words]
+
+
+def test_sigterm_lets_running_requests_finish(tmp_path):
+  """A stream, and requests that wait for it, get their whole answers."""
+  port = started.free_address().partition(":")[2]
+  program = [sys.executable, "-m", "prompt_tuning"]
+  program += _words(tmp_path, port, "--queue=999")
+  server = f"http://127.0.0.1:{port}"
+  # At random, so that an answer is long; one row after another.
+  body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 30}
+  body |= {"temperature": 2, "seed": 1}
+
+  def is_ready():
+    with contextlib.suppress(requests.ConnectionError):
+      return process.poll() or requests.get(f"{server}/readyz").ok
+
+  def waiting():
+    text = requests.get(f"{server}/metrics").text
+    return re.search("^prompt_tuning_queue (.*)$", text, re.MULTILINE)[1]
+
+  with contextlib.ExitStack() as stack:
+    threads = stack.enter_context(futures.ThreadPoolExecutor(6))
+    process = stack.enter_context(subprocess.Popen(program))
+    stack.callback(process.kill)
+    client = openai.OpenAI(api_key="any", base_url=f"{server}/v1")
+    complete = stack.enter_context(client).completions.create
+    started.wait(is_ready, 400)
+    stream = complete(**body, stream=True)
+    chunks = [next(stream)]
+    asked = [threads.submit(complete, **body | {"n": 5}) for _ in range(6)]
+    started.wait(lambda: float(waiting()) >= 6 * 5)
+    assert not any(answer.done() for answer in asked)
+    process.send_signal(signal.SIGTERM)
+    chunks.extend(stream)
+    # Uvicorn ends, when all is done, by the signal that it got.
+    assert process.wait(60) in (0, -signal.SIGTERM)
+  choices = [chunk.choices[0] for chunk in chunks]
+  ends = [choice.index for choice in choices if choice.finish_reason]
+  assert sorted(ends) == list(range(30))
+  assert [len(answer.result().choices) for answer in asked] == [5] * 6
 
 
 def _children(pid):
@@ -61,7 +103,7 @@ def test_servers_share_an_address(tmp_path, end):
 
   with contextlib.ExitStack() as stack:
     program = [sys.executable, "-m", "prompt_tuning"]
-    program += _words(tmp_path, f"--port={port}")
+    program += _words(tmp_path, port, "--processes=2")
     process = stack.enter_context(subprocess.Popen(program))
     stack.callback(process.kill)
     for url in urls:
@@ -93,7 +135,7 @@ def test_servers_share_an_address(tmp_path, end):
 @pytest.mark.slow
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 def test_a_mistake_ends_all_of_them(tmp_path, capfd):
-  assert console.main(_words(tmp_path, "--port=0", "--lengths=2"))
+  assert console.main(_words(tmp_path, 0, "--processes=2", "--lengths=2"))
   message = capfd.readouterr().err
   assert "Error: --longest_prompt=0 leaves no room" in message
   assert re.search(r"Error: Server [12] ended with code 1, so", message)
@@ -101,5 +143,5 @@ def test_a_mistake_ends_all_of_them(tmp_path, capfd):
 
 def test_needs_a_core_for_each(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(cores, "shares", lambda count: [()] * count)
-  assert console.main(_words(tmp_path, "--port=0"))
+  assert console.main(_words(tmp_path, 0, "--processes=2"))
   assert "--processes=2 needs as many cores" in capsys.readouterr().err
