@@ -61,19 +61,6 @@ def ask(engine, tmp_path):
   return Asking(engine, tmp_path)
 
 
-@pytest.fixture
-def lines():
-  """The lines of the log."""
-  found = []
-  handler = logging.Handler()
-  handler.emit = lambda record: found.append(record.getMessage())
-  access_log._LOG.addHandler(handler)
-  access_log._LOG.setLevel(logging.INFO)
-  yield found
-  access_log._LOG.removeHandler(handler)
-  access_log._LOG.setLevel(logging.NOTSET)
-
-
 def test_what_belongs_to_a_key_does_not_exist_for_another(ask):
   file = ask.upload("ann").json()["id"]
   job = ask.tune("ann", file).json()["id"]
@@ -223,7 +210,9 @@ def test_room_is_reserved_while_it_is_filled():
     pass
 
 
-def test_log_has_a_line_for_each_request_and_change(ask, lines):
+def test_log_has_a_line_for_each_request_and_change(ask, caplog, monkeypatch):
+  monkeypatch.setattr(access_log._LOG, "handlers", [caplog.handler])
+  caplog.set_level(logging.INFO, access_log._LOG.name)
   file = ask.upload("ann").json()["id"]
   ask.put("ann", "mine")
   body = {"model": "mine", "prompt": "told only to Ann", "max_tokens": 5}
@@ -233,7 +222,7 @@ def test_log_has_a_line_for_each_request_and_change(ask, lines):
   head = ask("eve", "HEAD", "/v1/files")
   assert (head.status_code, head.content) == (401, b"")
   ask("ann", "DELETE", f"/v1/files/{file}")
-  found = [json.loads(line) for line in lines]
+  found = [json.loads(line) for line in caplog.messages]
   assert [(x["event"], x["tenant"], x.get("status")) for x in found] == [
     ("file.created", "ann", None),
     ("request", "ann", 200),
@@ -251,4 +240,4 @@ def test_log_has_a_line_for_each_request_and_change(ask, lines):
   assert found[3]["names"] == {"name": "mine"}
   assert found[7]["method"] == "HEAD"
   for secret in ("told", "key", *KEYS):
-    assert secret not in "".join(lines)
+    assert secret not in caplog.text
