@@ -208,7 +208,7 @@ def test_worker_that_cannot_begin_is_started_less_and_less_often(
   ("longest", "failures"), [(300, [1, 2, 3]), (0, [1] * 3)]
 )
 def test_failures_at_a_job_are_counted_too(
-  store, queue, monkeypatch, longest, failures
+  store, monkeypatch, longest, failures
 ):
   """A disk that is full has no room a second later, but may in an hour."""
   monkeypatch.setattr(worker, "_LONGEST_PAUSE", longest)
