@@ -188,7 +188,7 @@ def test_bucket_that_fails_half_of_its_requests_is_asked_again(
   _assert_same_run(f"{ROOT}/half", on_disk)
 
 
-def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
+def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base):
   record = json.loads((storage.absolute(run) / "record.json").read_text())
   last = record["evals"][-1]["metrics"]
   assert last == tiny.evaluate(
@@ -273,12 +273,8 @@ def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   line, on_disk, tmp_path
 ):
   """As T5X's public ones are: what its specs say of a bucket is of another."""
-  arrays = {
-    name: stored_arrays.read(array)
-    for name, array in base_checkpoints.open_checkpoint(
-      str(on_disk / "base")
-    ).arrays.items()
-  }
+  base = base_checkpoints.open_checkpoint(str(on_disk / "base"))
+  arrays = {name: stored_arrays.read(x) for name, x in base.arrays.items()}
   folder = t5x_folders.write_v3(tmp_path, tiny.BASE_STEP, arrays, "gcs")
   path = f"{ROOT}/public/checkpoint_{tiny.BASE_STEP}"
   storage.file_system(ROOT).put(folder, path, recursive=True)
@@ -297,5 +293,4 @@ def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
         [index * half, (index + 1) * half],
         hashlib.sha256(expected.tobytes()).hexdigest(),
       ], name
-  of_base = base_checkpoints.open_checkpoint(str(on_disk / "base"))
-  assert {x["fingerprint"] for x in told} == {of_base.fingerprint}
+  assert {x["fingerprint"] for x in told} == {base.fingerprint}

@@ -324,11 +324,9 @@ def test_damaged_newest_checkpoint_changes_no_result(run, base, copy, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
-def test_garbled_files_are_kept_aside_and_made_anew(
-  run, base, copy, content, caplog
-):
+def test_garbled_files_are_kept_aside_and_made_anew(run, base, copy, caplog):
   """The record, and metrics, to which evaluations are added."""
+  content = "[" * 100_000
   (copy / "record.json").write_text(content)
   (copy / "metrics.jsonl").write_text("\0\0\0\n7\n{\n")
   _go_on(copy, base, run)
@@ -343,12 +341,20 @@ def test_garbled_files_are_kept_aside_and_made_anew(
   assert evals[0] == evals[1] != []
 
 
-def test_second_run_in_a_folder_is_refused(run, base, copy, monkeypatch):
+@pytest.mark.parametrize(
+  ("program", "macro"),
+  [(tiny.train_prompt, "MODEL_DIR"), (tiny.evaluate, "EVAL_OUTPUT_DIR")],
+)
+def test_second_run_in_a_folder_is_refused(
+  base, copy, monkeypatch, program, macro
+):
   monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.2)
   before = sorted(os.listdir(copy))
   with (
-    run_lock.RunLock(str(copy), "MODEL_DIR"),
-    pytest.raises(ValueError, match="in use by another run: process"),
+    run_lock.RunLock(str(copy), macro),
+    pytest.raises(
+      ValueError, match=f"{macro}=.* is in use by another run: process"
+    ),
   ):
-    tiny.train_prompt(copy, base)
+    program(copy, base)
   assert sorted(os.listdir(copy)) == before

@@ -35,19 +35,6 @@ def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
     assert len(lines.read_text().splitlines()) == 1
 
 
-@pytest.mark.slow
-def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(run, tmp_path):
-  """No folder has two evaluations."""
-  last = tiny.record(run)["evals"][-1]
-  folder, whole = tmp_path / "eval", {"assignment_map": None}
-  assert _evaluate(folder, run, restored=whole) == last["metrics"]
-  with (
-    run_lock.RunLock(str(folder), "EVAL_OUTPUT_DIR"),
-    pytest.raises(ValueError, match=r"EVAL_OUTPUT_DIR=.* is in use by an"),
-  ):
-    _evaluate(folder, run, restored=whole)
-
-
 def test_signal_ends_it_after_a_batch(base, tmp_path):
   times = []
 
