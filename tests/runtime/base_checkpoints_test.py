@@ -26,17 +26,18 @@ EMBEDDING = "token_embedder/embedding"
 
 
 @pytest.fixture(scope="module")
-def flat():
+def flat(base):
   """The parameters of a tiny model, by name; one of them is bfloat16."""
-  variables = tiny.make_model(with_prompt=False).get_initial_variables(
-    jax.random.key(3), tiny.input_shapes()
-  )
-  flat = _by_name(variables["params"])
+  flat = _arrays(checkpoints.open_checkpoint(base))
   return {**flat, EMBEDDING: flat[EMBEDDING].astype(ml_dtypes.bfloat16)}
 
 
 def _by_name(params):
   return traverse_util.flatten_dict(jax.device_get(params), sep="/")
+
+
+def _arrays(checkpoint):
+  return {k: stored_arrays.read(x) for k, x in checkpoint.arrays.items()}
 
 
 def _write(kind, folder, flat):
@@ -245,9 +246,7 @@ def test_every_layout_is_read_with_its_metadata(tmp_path, flat, is_flat):
       traverse_util.unflatten_dict(flat, sep="/")
     ),
   }
-  t5x_folders.assert_same(
-    {k: stored_arrays.read(x) for k, x in checkpoint.arrays.items()}, flat
-  )
+  t5x_folders.assert_same(_arrays(checkpoint), flat)
 
 
 def _write_v3(folder, flat, step=STEP):
@@ -273,9 +272,7 @@ def test_t5x_and_we_read_what_we_write_v3(
   own = checkpoints.open_checkpoint(str(path))
   assert step == own.step == STEP
   t5x_folders.assert_same(read, flat)
-  t5x_folders.assert_same(
-    {k: stored_arrays.read(v) for k, v in own.arrays.items()}, flat
-  )
+  t5x_folders.assert_same(_arrays(own), flat)
   parts = (path / "target.token_embedder.embedding").glob("*.*")
   assert len(list(parts)) == chunks + 1  # And .zarray.
 

@@ -21,12 +21,6 @@ from t5x.files import gcs_file_system, run_lock
 ROOT = f"gs://{bucket.BUCKET}"
 
 
-@pytest.fixture(scope="module")
-def line():
-  with bucket.in_place_of_googles() as line:
-    yield line
-
-
 def test_no_such_bucket_is_said_in_one_error(line):
   with pytest.raises(ValueError, match="there is no bucket gs://nobodys"):
     tiny.train("gs://nobodys/run", "none")

