@@ -22,7 +22,6 @@ from prompt_tuning.models.t5 import network
 _TESTDATA = pathlib.Path(__file__).parent / "testdata"
 _SPEC = json.loads((_TESTDATA / "toy_t5_1_1.json").read_text())
 FACTS = _SPEC["facts"]
-CHECKSUMS = _SPEC["checksums"]
 PROMPT_LENGTH = _SPEC["prompt_length"]
 LONG_PROMPT_LENGTH = _SPEC["long_prompt_length"]
 _PROMPT = "encoder/prompt/prompt"
