@@ -18,6 +18,7 @@ import numpy as np
 
 from prompt_tuning import prompts
 from prompt_tuning.models.t5 import network
+from t5x.formats import stacking
 
 _TESTDATA = pathlib.Path(__file__).parent / "testdata"
 _SPEC = json.loads((_TESTDATA / "toy_t5_1_1.json").read_text())
@@ -134,6 +135,24 @@ def variable_shapes(
   init = functools.partial(model.init, enable_dropout=False, **options)
   inputs = inputs or network_inputs(batch())
   return jax.eval_shape(init, jax.random.key(0), *inputs)
+
+
+def random_params(model: Any, scale: float = 1.0) -> dict[str, Any]:
+  """Makes random values for all parameters: some methods start with zeros."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype),
+    variable_shapes(model)["params"],
+  )
+
+
+def stacked(model: Any, apart: dict[str, Any]) -> dict[str, Any]:
+  """Stacks the parameters of `layers_<i>` for a model that scans its layers."""
+  shapes = variable_shapes(model)["params"]
+  together = stacking.put_together(
+    *(traverse_util.flatten_dict(x, sep="/") for x in (apart, shapes))
+  )
+  return traverse_util.unflatten_dict(together, sep="/")
 
 
 def decode_step_by_step(

@@ -59,15 +59,18 @@ def config() -> DecoderConfig:
   return decoder_configs.read_config(pathlib.Path("config.json"), CONFIG)
 
 
-def save(folder: pathlib.Path, name: str = "tiny_decoder") -> str:
+def save(
+  folder: pathlib.Path, name: str = "tiny_decoder", **changes: Any
+) -> str:
   """Writes a random model of 384 pieces, for `seqio.ByteVocabulary`.
 
   Args:
     folder: A new folder.
     name: A key of `CONFIGS`.
+    **changes: Changes of that configuration.
   """
   folder.mkdir(parents=True)
-  (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIGS[name]))
+  (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIGS[name] | changes))
   sizes = hugging_face.read_config(folder)
   rng, tensors = np.random.default_rng(0), {}
   for name, shape in parameter_names.shapes(sizes).items():

@@ -21,15 +21,19 @@ tokenizers = pytest.importorskip("tokenizers")
 
 # As Llama 3 has them: id 0 is "!", and special tokens come last.
 WORDS = ["!", "a", "b", "Ġb"]
-SPECIAL = ["<start>", "<end>", "<reserved>"]
+
+
+def _tokenizer(*special):
+  ids = {word: i for i, word in enumerate(WORDS)}
+  model = tokenizers.models.BPE(vocab=ids, merges=[])
+  tokenizer = tokenizers.Tokenizer(model)
+  tokenizer.add_special_tokens([*special])
+  return tokenizer
 
 
 @pytest.fixture
 def path(tmp_path):
-  ids = {word: i for i, word in enumerate(WORDS)}
-  model = tokenizers.models.BPE(vocab=ids, merges=[])
-  tokenizer = tokenizers.Tokenizer(model)
-  tokenizer.add_special_tokens(SPECIAL)
+  tokenizer = _tokenizer("<start>", "<end>", "<reserved>")
   tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
     single="<start> $A", special_tokens=[("<start>", len(WORDS))]
   )
@@ -56,12 +60,10 @@ def test_first_piece_changes_places_and_inputs_have_a_start(path):
 def test_end_token_of_id_0_is_not_padding(tmp_path):
   """As in SmolLM's base models."""
   folder = tmp_path / "model"
-  plain = hugging_face.open_folder(tiny_decoder.save(folder))
+  tiny_decoder.save(folder, eos_token_id=0)
+  plain = hugging_face.open_folder(folder)
   table = stored_arrays.read(plain.arrays[TOKEN_EMBEDDING])
   tiny_decoder.save_tokenizer(folder)
-  config = json.loads((folder / "config.json").read_text())
-  config["eos_token_id"] = 0
-  (folder / "config.json").write_text(json.dumps(config))
   words = hugging_face.vocabulary(str(folder), use_chat_template=False)
   assert words.eos_id == words.exchanged > 0
   found = hugging_face.open_folder(folder).arrays[TOKEN_EMBEDDING]
@@ -75,21 +77,15 @@ def test_end_token_of_id_0_is_not_padding(tmp_path):
 )
 def test_no_token_of_a_text_becomes_padding(tmp_path, end, padding):
   """As in Qwen 2: the special tokens are an end, and those of its template."""
+  tokenizer = _tokenizer("<|x|>", "<|im_start|>", "<|im_end|>")
+  eos_id = tokenizer.token_to_id(end)
   folder = tmp_path / "model"
-  tiny_decoder.save(folder)
-  model = tokenizers.models.BPE(
-    vocab={x: i for i, x in enumerate(WORDS)}, merges=[]
-  )
-  tokenizer = tokenizers.Tokenizer(model)
-  tokenizer.add_special_tokens(["<|x|>", "<|im_start|>", "<|im_end|>"])
+  tiny_decoder.save(folder, eos_token_id=eos_id)
   tokenizer.save(str(folder / "tokenizer.json"))
   template = "<|im_start|>{{ messages[0].content }}<|im_end|>"
   chat_templates.write(
     folder, chat_templates.ChatTemplate(template, {"eos_token": end})
   )
-  eos_id = tokenizer.token_to_id(end)
-  config = tiny_decoder.CONFIG | {"eos_token_id": eos_id}
-  (folder / "config.json").write_text(json.dumps(config))
   words = pt.load(folder).vocabulary
   assert (words.eos_id, words.exchanged) == (eos_id, padding)
   assert words.of_inputs.encode("a!") == [5, 1, padding, 6]

@@ -1,6 +1,5 @@
 """T5 in Hugging Face's folders: round trips, and what is refused."""
 
-import dataclasses
 import json
 import os
 import re
@@ -8,6 +7,7 @@ import subprocess
 import sys
 
 import hf_t5s
+from hf_t5s import CONFIG, FIRST
 import ml_dtypes
 import numpy as np
 import pytest
@@ -27,11 +27,6 @@ from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
-CONFIG = T5Config(32, 8, 2, 2, 1, head_dim=6, mlp_dim=20)
-# Such as google-t5/t5-small.
-FIRST = dataclasses.replace(
-  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
-)
 HEAD = "lm_head.weight"
 SHARED, WEIGHTS = "shared.weight", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -41,8 +36,7 @@ MALFORMED = b"", b"[" * 100_000, b"\xff", b"[1]"
 @pytest.fixture
 def folder(tmp_path):
   """A model of ours; `transformers_test` has transformers load and save one."""
-  hf_t5s.save(tmp_path / "hf", CONFIG)
-  return tmp_path / "hf"
+  return hf_t5s.save(tmp_path / "hf", CONFIG)
 
 
 def _tensors(folder):
@@ -149,8 +143,7 @@ def test_copies_and_unused_tensors_are_left_out(folder):
 
 
 def test_a_copy_of_a_tied_head_is_left_out(tmp_path):
-  folder = tmp_path / "first"
-  hf_t5s.save(folder, FIRST)
+  folder = hf_t5s.save(tmp_path / "first", FIRST)
   plain, tensors = hugging_face.open_folder(folder), _tensors(folder)
   assert HEAD not in tensors
   # As older files have it.

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from flax import traverse_util
+import hf_t5s
 import jax.numpy as jnp
 import numpy as np
 import onnx_graphs
@@ -38,20 +39,10 @@ def _module(name):
 
 
 @pytest.fixture
-def params():
-  """T5X's name -> array."""
-  rng = np.random.default_rng(0)
-  return {
-    name: rng.normal(size=shape).astype(np.float32)
-    for name, shape in parameter_names.shapes(CONFIG).items()
-  }
-
-
-@pytest.fixture
-def weights(params, monkeypatch):
+def weights(monkeypatch):
   """File -> the modules and weights of its graph, where they are read."""
   weights = {"encoder": {}, "decoder": {}}
-  for name, array in params.items():
+  for name, array in hf_t5s.params(CONFIG).items():
     stack = "encoder" if _module(name).startswith("enc") else "decoder"
     is_turned = name.endswith("rel_embedding")
     weights[stack][_module(name)] = array.T if is_turned else array
@@ -61,9 +52,9 @@ def weights(params, monkeypatch):
   return weights
 
 
-def test_every_parameter_comes_from_its_module(params, weights):
+def test_every_parameter_comes_from_its_module(weights):
   found = onnx_t5.read_onnx_t5("encoder", "decoder", CONFIG)
-  t5x_folders.assert_same(found, params)
+  t5x_folders.assert_same(found, hf_t5s.params(CONFIG))
 
 
 @pytest.mark.parametrize(

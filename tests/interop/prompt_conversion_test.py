@@ -112,8 +112,7 @@ def base(tmp_path, monkeypatch):
   """The folder of a T5 of width 4, in the working directory."""
   sizes = config.T5Config(32, 4, 2, 1, 1, head_dim=6, mlp_dim=20)
   monkeypatch.chdir(tmp_path)
-  hf_t5s.save("models/base", sizes)
-  return "models/base"
+  return hf_t5s.save("models/base", sizes)
 
 
 def test_adapter_is_compared_with_the_base_model_that_it_names(base, prompt):

@@ -1,7 +1,6 @@
 """`pytorch_model.bin`: the arrays of safetensors, and nothing is called."""
 
 import collections
-import dataclasses
 import json
 import os
 import random
@@ -9,22 +8,17 @@ import re
 import zipfile
 
 import hf_t5s
+from hf_t5s import CONFIG, FIRST
 import numpy as np
 import pytest
 
 from prompt_tuning.interop import hugging_face, torch_files
-from prompt_tuning.models.t5.config import T5Config
 from t5x.formats import stored_arrays
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 pytestmark = pytest.mark.interop
-
-CONFIG = T5Config(32, 8, 2, 2, 1, head_dim=6, mlp_dim=20)
-FIRST = dataclasses.replace(
-  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
-)
 
 
 class Call:
@@ -41,8 +35,7 @@ class Call:
 @pytest.fixture
 def saved(tmp_path):
   """Returns the folder of a model, and its tensors, which are in no file."""
-  hf_t5s.save(tmp_path / "hf", CONFIG)
-  file = tmp_path / "hf" / "model.safetensors"
+  file = hf_t5s.save(tmp_path / "hf", CONFIG) / "model.safetensors"
   tensors = safetensors_torch.load_file(file)
   file.unlink()
   return file.parent, tensors
@@ -68,8 +61,7 @@ def _replace(file, end, content):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_arrays_are_those_of_safetensors(tmp_path, config, dtype):
   """With transposed views, shared storages and parameters in the file."""
-  folder = tmp_path / "hf"
-  hf_t5s.save(folder, config)
+  folder = hf_t5s.save(tmp_path / "hf", config)
   file = folder / "model.safetensors"
   tensors = safetensors_torch.load_file(file)
   tensors = {k: x.to(getattr(torch, dtype)) for k, x in tensors.items()}

@@ -47,14 +47,6 @@ def _network(settings, prompt_length=0):
   return networks.make(config, Injections(prompt if prompt_length else None))
 
 
-def _params(network, seed=0):
-  rng = np.random.default_rng(seed)
-  shapes = conformance.variable_shapes(network)["params"]
-  return jax.tree.map(
-    lambda x: rng.normal(size=x.shape).astype(np.float32), shapes
-  )
-
-
 def _shifted(targets):
   return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
@@ -67,7 +59,7 @@ def _logits(network, params, inputs=INPUTS):
 @VARIANTS
 def test_cached_decoding_computes_the_same_as_all_at_once(settings):
   network = _network(settings, prompt_length=2)
-  params = _params(network)
+  params = conformance.random_params(network)
   steps = TARGETS.shape[1]
 
   @jax.jit
@@ -93,7 +85,7 @@ def test_cached_decoding_computes_the_same_as_all_at_once(settings):
 @VARIANTS
 def test_a_prompt_of_tokens_is_like_the_tokens(settings):
   network, plain = _network(settings, prompt_length=2), _network(settings)
-  params = _params(plain)
+  params = conformance.random_params(plain)
   table = params["token_embedder"]["embedding"]
   with_prompt = conformance.with_prompt(
     params, {"prompt": table[[11, 12]]}, "decoder"
@@ -108,7 +100,7 @@ def test_a_prompt_of_tokens_is_like_the_tokens(settings):
 def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
   """By rows whose prompts have other lengths, or none."""
   network, plain = _network(settings, prompt_length=2), _network(settings)
-  params = _params(plain)
+  params = conformance.random_params(plain)
   prompt = np.random.default_rng(1).normal(size=(2, tiny_decoder.WIDTH))
   prompt = prompt.astype(np.float32)
   expected = [
@@ -141,7 +133,7 @@ def test_joined_batches_have_the_loss_of_those_apart():
   model = models.DecoderOnlyModel(
     _network({}), seqio.ByteVocabulary(), None, z_loss=1e-4
   )
-  params = _params(model.module)
+  params = conformance.random_params(model.module)
 
   def rows():
     for inputs, targets in zip(INPUTS, TARGETS, strict=True):

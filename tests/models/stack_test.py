@@ -5,7 +5,6 @@ import functools
 
 import conformance
 from flax import linen as nn
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,6 @@ from prompt_tuning.injections import Injections
 from prompt_tuning.methods import adapter, ia3, lora, prefix_tuning
 from prompt_tuning.models import layers, stack
 from prompt_tuning.models.t5 import network
-from t5x.formats import stacking
 
 EVERYTHING = Injections(
   prompt=functools.partial(prompts.Prompt, length=3),
@@ -36,24 +34,6 @@ def transformer(num_layers=LAYERS, injections=EVERYTHING, **overrides):
   return network.Transformer(config, injections)
 
 
-def random_params(model):
-  """Makes random values for all parameters: some methods start with zeros."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype),
-    conformance.variable_shapes(model)["params"],
-  )
-
-
-def stacked(apart):
-  """Stacks the parameters of `layers_<i>`."""
-  shapes = conformance.variable_shapes(transformer(scan_layers=True))["params"]
-  together = stacking.put_together(
-    *(traverse_util.flatten_dict(x, sep="/") for x in (apart, shapes))
-  )
-  return traverse_util.unflatten_dict(together, sep="/")
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def loss_and_gradient(model, params):
   def loss(params):
@@ -66,7 +46,7 @@ def loss_and_gradient(model, params):
 @pytest.fixture(scope="module")
 def unrolled():
   """Parameters, and the gradient and logits with them."""
-  params = random_params(transformer())
+  params = conformance.random_params(transformer(), 0.3)
   return params, *loss_and_gradient(transformer(), params)
 
 
@@ -78,10 +58,11 @@ def _assert_equal(a, b, atol):
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_scanned_layers_compute_the_same(unrolled, remat):
-  params, *expected = unrolled
+  params, gradient, logits = unrolled
   scanned = transformer(scan_layers=True, remat=remat)
+  stacked = functools.partial(conformance.stacked, scanned)
   found = loss_and_gradient(scanned, stacked(params))
-  _assert_equal(found, (stacked(expected[0]), expected[1]), atol=2e-5)
+  _assert_equal(found, (stacked(gradient), logits), atol=2e-5)
 
 
 @pytest.mark.slow
@@ -89,7 +70,8 @@ def test_scanned_layers_decode_the_same_with_a_cache(unrolled):
   params, _, expected = unrolled
   model = transformer(scan_layers=True)
   batch = conformance.batch()
-  logits = conformance.decode_step_by_step(model, stacked(params), batch)
+  params = conformance.stacked(model, params)
+  logits = conformance.decode_step_by_step(model, params, batch)
   real = batch["decoder_target_tokens"] > 0
   np.testing.assert_allclose(logits[real], expected[real], atol=2e-5)
   # The batch is the first axis of cached arrays.
@@ -209,7 +191,7 @@ def test_layers_traced_once_compute_the_same_with_dropout(monkeypatch):
     )
     return {"logits": logits, **sown}
 
-  arguments = random_params(model), jax.random.key(1)
+  arguments = conformance.random_params(model, 0.3), jax.random.key(1)
 
   def run():
     return jax.jit(lambda *x: logits_and_sown(*x))(*arguments)
