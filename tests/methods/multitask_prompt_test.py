@@ -36,7 +36,8 @@ def _prompts(tokens, dtype="float32", params=PARAMS):
 
 def _init(prefixes):
   module = multitask_prompt.MultitaskPrompt(2, prefixes, VOCABULARY)
-  module.init(jax.random.key(0), _tokens("cb x"), jnp.zeros((1, 20, 3)))
+  inputs = _tokens("cb x"), jnp.zeros((1, 20, 3))
+  jax.eval_shape(module.init, jax.random.key(0), *inputs)
 
 
 def test_each_example_gets_the_row_of_its_task():
@@ -142,13 +143,15 @@ def test_tasks_learn_from_the_answers_with_their_own_prompts(tmp_path):
   )
   model = gin.get_configurable(models.EncoderDecoderModel)()
   shapes = tiny.input_shapes(2)
-  params = model.get_initial_variables(jax.random.key(0), shapes)["params"]
+  init = jax.jit(lambda rng: model.get_initial_variables(rng, shapes))
+  params = init(jax.random.key(0))["params"]
   assert params["encoder"]["prompt"].keys() == parts.keys()
   batch = {name: jnp.full(x, 9, "int32") for name, x in shapes.items()}
   # "a" and "b" in pieces of bytes.
   inputs = batch["encoder_input_tokens"].at[:, 0].set(jnp.array([100, 101]))
   batch["encoder_input_tokens"] = inputs
 
+  @jax.jit
   def distance(parts):
     """The loss of training beyond that of evaluation."""
     prompted = conformance.with_prompt(params, parts)

@@ -105,11 +105,10 @@ def test_outputs_and_gradients_equal_the_plain_form(
   found = results(attention_lib.attention, arrays, gradient)
   assert_close(found, expected)
   # That of other platforms, with a bias that trains and with one that does not.
-  forward = attention_lib.plain_forward(arrays)
+  forward = jax.jit(attention_lib.plain_forward)(arrays)
+  backward = jax.jit(attention_lib.plain_backward, static_argnums=3)
   for bias_trains in {False, with_bias}:
-    gradients = attention_lib.plain_backward(
-      arrays, forward, gradient, bias_trains
-    )
+    gradients = backward(arrays, forward, gradient, bias_trains)
     assert (gradients[3] is not None) == bias_trains
     count = 4 if bias_trains else 3
     assert_close((forward[0], *gradients[:count]), expected[: count + 1])

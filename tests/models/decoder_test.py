@@ -103,25 +103,23 @@ def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
   params = conformance.random_params(plain)
   prompt = np.random.default_rng(1).normal(size=(2, tiny_decoder.WIDTH))
   prompt = prompt.astype(np.float32)
-  expected = [
-    network.apply(
-      {"params": x}, INPUTS, enable_dropout=False, method=network.encode
-    ).last
-    for network, x in (
-      (network, conformance.with_prompt(params, {"prompt": prompt}, "decoder")),
-      (plain, params),
-    )
-  ]
+
+  def encode(network, params):
+    encode = functools.partial(network.apply, method=network.encode)
+    encode = jax.jit(functools.partial(encode, enable_dropout=False))
+    return encode({"params": params}, INPUTS).last
+
+  with_prompt = conformance.with_prompt(params, {"prompt": prompt}, "decoder")
+  expected = [encode(network, with_prompt), encode(plain, params)]
   served = programs.Network(plain.config, eos_id=1)
   table = np.zeros((3, 4, tiny_decoder.WIDTH), np.float32)
   table[1, :2] = prompt
   kept = jax.jit(served.table)(params, table)
+  encode = jax.jit(served.encode)
   for lengths in ([2, 0], [0, 2]):
     tokens, _ = served.pack([x[x > 0] for x in INPUTS], lengths, 2, 5)
     np.testing.assert_array_equal(tokens, INPUTS)
-    found = jax.jit(served.encode)(
-      params, kept, tokens, np.int32([1, 1]), np.int32(lengths)
-    )
+    found = encode(params, kept, tokens, np.int32([1, 1]), np.int32(lengths))
     for row, length in enumerate(lengths):
       np.testing.assert_allclose(
         found.last[row], expected[length == 0][row], atol=2e-5

@@ -231,9 +231,9 @@ def test_kernels_start_with_the_spread_of_t5():
   config = conformance.config(emb_dim=256, head_dim=16, mlp_dim=512)
   module = multi_head.Attention(config, Injections())
   inputs = jnp.ones((1, 2, 256))
-  params = module.init(
-    jax.random.key(0), inputs, multi_head.View(jnp.ones((1, 1, 2, 2), bool))
-  )["params"]
+  view = multi_head.View(jnp.ones((1, 1, 2, 2), bool))
+  init = jax.jit(lambda rng: module.init(rng, inputs, view))
+  params = init(jax.random.key(0))["params"]
   assert np.std(params["query"]["kernel"]) == pytest.approx(1 / 64, rel=0.05)
   assert np.std(params["key"]["kernel"]) == pytest.approx(1 / 16, rel=0.05)
   assert np.std(params["out"]["kernel"]) == pytest.approx(1 / 8, rel=0.05)
@@ -246,6 +246,7 @@ def test_a_prefix_is_attended_to_like_text_but_without_a_bias():
   mask = np.array([True, True, False]).reshape(1, 1, 1, 3)
   params = conformance.parameters()["encoder"]["layers_0"]["attention"]
 
+  @jax.jit
   def apply(attended, *view, prefix=None):
     return multi_head.Attention(conformance.config(), Injections()).apply(
       {"params": params},
