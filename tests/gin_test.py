@@ -115,16 +115,6 @@ def test_last_decoding_file_reaches_the_model(names, kind):
     jax.eval_shape(model.predict_batch, params, batch)
 
 
-@pytest.mark.parametrize("name", ["TASK", "MIXTURE_OR_TASK_NAME"])
-def test_a_task_has_two_names(name):
-  stems = ("models/ladder_s", "methods/model_tuning", "runs/eval")
-  files = [f"gin/{stem}.gin" for stem in stems]
-  tiny_gin.parse(files, [f"{name} = 'ladder_cb'", "EVAL_OUTPUT_DIR = 'out'"])
-  assert gin.get_configurable(utils.DatasetConfig)().mixture_or_task_name == (
-    "ladder_cb"
-  )
-
-
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
 def test_documented_command_is_complete_and_right(words):
   """But for its files, which are not here."""

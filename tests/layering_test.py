@@ -148,11 +148,6 @@ def test_no_module_imports_itself_in_a_circle():
   graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_the_folder_of_gin_files_is_no_package():
-  """It would shadow the library of that name."""
-  assert not (ROOT / "gin" / "__init__.py").exists()
-
-
 @pytest.mark.parametrize("name", MODULES)
 def test_files_and_functions_are_short(name):
   assert len((ROOT / name).read_text().splitlines()) <= MAX_FILE
