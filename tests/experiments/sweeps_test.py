@@ -81,11 +81,17 @@ BINDING = "--gin_bindings=X = 3"
     (["p/a.gin"], "Expected --FLAG=VALUE, got p/a.gin"),
     (["--gin.X=1,2", BINDING], "both set X"),
     ([BINDING, "--gin.X=1"], "both set X"),
+    (["--gin.X=1"], "a list of values that differ, got none"),
+    (["--gin.X=1,1.0"], "a list of values that differ, got none"),
+    ([LENGTHS, "--gin.MODEL_DIR='x'"], "--gin.MODEL_DIR is what a sweep"),
+    ([LENGTHS, "--gin_search_paths=mine"], "Leave --gin_search_paths out"),
+    (["--gin_file=a/p.gin,b/p.gin"], "have the same name: a/p.gin, b/p.gin"),
   ],
 )
-def test_what_cannot_be_read_is_refused(arguments, message):
+def test_what_cannot_be_read_or_swept_is_refused(arguments, message):
+  arguments = [*FIXED.split(), *arguments]
   with pytest.raises(ValueError, match=re.escape(message)):
-    sweeps.parse(arguments)
+    sweeps.fields(arguments, arguments)
 
 
 def test_commands_are_those_of_the_train_command():
@@ -176,19 +182,7 @@ def test_cells(line, index, name, words):
   assert {*words.split()} <= {*cell.command}
 
 
-@pytest.mark.parametrize(
-  ("line", "message"),
-  [
-    ("--gin.X=1", "a list of values that differ, got none"),
-    ("--gin.X=1,1.0", "a list of values that differ, got none"),
-    (f"{LENGTHS} --gin.MODEL_DIR='x'", "--gin.MODEL_DIR is what a sweep"),
-    (f"{LENGTHS} --gin_search_paths=mine", "Leave --gin_search_paths out"),
-    ("--gin_file=a/p.gin,b/p.gin", "Gin files have the same name: a/p.gin, b"),
-  ],
-)
-def test_what_cannot_be_swept_is_refused(line, message):
-  with pytest.raises(ValueError, match=message):
-    _fields(FIXED, line)
+def test_program_without_a_score_is_refused():
   with pytest.raises(ValueError, match="no score"):
     sweeps.fields([LENGTHS], [], module="t5x.infer")
 
