@@ -84,8 +84,9 @@ def replace(path, old, new):
 
 
 def edit(place, old, new):
-  """Replaces a text of the sheet `x`."""
+  """Replaces a text of the sheet `x`; returns its cells."""
   replace(place.root / "configs" / "x.toml", old, new)
+  return cells(place)
 
 
 def edit_program(root, old, new):

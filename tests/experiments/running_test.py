@@ -27,8 +27,7 @@ def _starts(place, cell):
 def test_run_of_other_settings_and_unreadable_record_are_set_aside(place):
   cell, *_ = counting.cells(place)
   running.run_cell(cell, place)
-  counting.edit(place, "SLEEP = 0.0", "SLEEP = 0")
-  cell, *_ = counting.cells(place)
+  cell, *_ = counting.edit(place, "SLEEP = 0.0", "SLEEP = 0")
   running.run_cell(cell, place)
   assert _starts(place, cell) == ["0"]
   assert (place.root / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
@@ -44,8 +43,7 @@ def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(place):
   array, base = np.ones((2, 3), np.float32), f"{place.root}/checkpoints/base"
   header = prompt_files.PromptMetadata("ab", "cd", base_model=base)
   for seed, keeps in enumerate(("", "keeps_prompt = true\n")):
-    counting.edit(place, "gin_files", f"{keeps}gin_files")
-    cell = counting.cells(place)[seed]
+    cell = counting.edit(place, "gin_files", f"{keeps}gin_files")[seed]
     place.folder(cell).mkdir(parents=True)
     left = place.folder(cell) / "prompt.safetensors"
     prompt_files.save_prompt(left, array, header)
@@ -91,8 +89,7 @@ def test_attempt_that_wrote_no_record_fails_with_what_was_known(place, status):
   known = json.loads(left.read_text()) | {"status": status, "seconds": 7.0}
   known["error"] = "no" if status == "failed" else None
   place.record(cell).unlink()
-  counting.edit(place, 'FAIL = ""', 'FAIL = "parse"')
-  cell = counting.cells(place)[1]
+  cell = counting.edit(place, 'FAIL = ""', 'FAIL = "parse"')[1]
   known["configuration"] = place.archive().configuration(cell).to_json()
   left.write_text(json.dumps(known))
   outcome = running.run_cell(cell, place)
@@ -126,8 +123,7 @@ def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
 def test_failure_does_not_take_the_place_of_results(place):
   running.run_cell(counting.cells(place)[1], place)
   good = counting.filed(place)
-  counting.edit(place, 'FAIL = ""', 'FAIL = "loss"')
-  cell = counting.cells(place)[1]
+  cell = counting.edit(place, 'FAIL = ""', 'FAIL = "loss"')[1]
   assert running.run_cell(cell, place).status == "failed"
   filed = counting.filed(place)
   assert "the loss is nan" in filed.pop("cb-seed1.failed")["error"]
@@ -136,15 +132,15 @@ def test_failure_does_not_take_the_place_of_results(place):
   archive = place.archive()
   assert launching.open_cells([cell], archive) == []
   assert launching.open_cells([cell], archive, retry_failed=True) == [cell]
-  counting.edit(place, 'FAIL = "loss"', 'FAIL = "none"')
-  assert running.run_cell(counting.cells(place)[1], place).counts
+  cell = counting.edit(place, 'FAIL = "loss"', 'FAIL = "none"')[1]
+  assert running.run_cell(cell, place).counts
   assert list(counting.filed(place)) == ["cb-seed1"]
 
 
 def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):
   place = counting.place(tmp_path, fail="loss")
-  counting.edit(place, "gin_files", "keeps_prompt = true\ngin_files")
-  cell = counting.cells(place)[1]
+  keeps = "keeps_prompt = true\ngin_files"
+  cell = counting.edit(place, "gin_files", keeps)[1]
   kept = place.record(cell).with_suffix(".safetensors")
   for path in (place.folder(cell) / "prompt.safetensors", kept):
     path.parent.mkdir(parents=True)
@@ -152,15 +148,14 @@ def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):
   assert running.run_cell(cell, place).status == "failed"
   assert not kept.exists()
   read = "runs/x/*/prompt.safetensors"
-  counting.edit(place, "SEED =", f'PROMPT_FILE = "{read}", SEED =')
-  outcome = running.run_cell(counting.cells(place)[0], place)
+  cell, *_ = counting.edit(place, "SEED =", f'PROMPT_FILE = "{read}", SEED =')
+  outcome = running.run_cell(cell, place)
   assert f"it needs {read}" in outcome.error
 
 
 def test_cell_without_the_prompts_it_begins_with_has_no_record(place):
   files = 'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", NUM_PROMPTS = 2'
-  counting.edit(place, "SEED =", f"{files}, SEED =")
-  cell, *_ = counting.cells(place)
+  cell, *_ = counting.edit(place, "SEED =", f"{files}, SEED =")
   (place.results / "y").mkdir(parents=True)
   for i in range(2):
     outcome = running.run_cell(cell, place)
@@ -174,13 +169,12 @@ def test_cell_without_the_prompts_it_begins_with_has_no_record(place):
 
 def test_record_names_no_folder_of_this_machine(place):
   other = f"/mnt{place.root}/words"
-  counting.edit(
+  cell, *_ = counting.edit(
     place,
     "SEED =",
     f'OTHER = "{other}", OWN = "{place.root}/words", '
     f'LINES = "a\\n{place.root}/b", SEED =',
   )
-  cell, *_ = counting.cells(place)
   assert running.run_cell(cell, place).status == "finished"
   command = counting.filed(place)["cb-seed0"]["command"]
   expected = {"OTHER": other, "OWN": "words", "LINES": "a\\nb"}
