@@ -36,19 +36,20 @@ def model():
 
 def _tune(model, task, **arguments):
   settings = {"length": 4, "steps": 6, "batch_size": 8, "eval_period": 3}
-  return model.tune(task, **settings | {"learning_rate": 0.3} | arguments)
+  settings |= {"learning_rate": 0.3, "init": "random_uniform"}
+  return model.tune(task, **settings | arguments)
 
 
 @pytest.fixture(scope="module")
 def ladder_run(model, tmp_path_factory):
   """A folder, and the prompt of the run in it."""
   folder = tmp_path_factory.mktemp("ladder_cb")
-  return folder, _tune(model, "ladder_cb", folder=folder)
+  return folder, _tune(model, "ladder_cb", init=None, folder=folder)
 
 
 @pytest.fixture(scope="module")
 def prompt(tiny_model):
-  return _tune(tiny_model, tiny.TASK, init="random_uniform")
+  return _tune(tiny_model, tiny.TASK)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_weights_are_held_in_the_dtype_that_is_given(base):
   assert _bytes(half.params) == _bytes(exact.params) / 2
   # Prompts start from what the checkpoint has, not from what is held.
   np.testing.assert_array_equal(half.embedding, exact.embedding)
-  tuned = _tune(half, tiny.TASK, init="random_uniform")
+  tuned = _tune(half, tiny.TASK)
   assert tuned.array.dtype == np.float32
   assert _bytes(half.params) == _bytes(exact.params) / 2
 
@@ -161,7 +162,6 @@ def test_model_is_read_once_and_is_there_once(
   before, during = embeddings(), set()
   prompt = _tune(
     *(model, PAIRS),
-    init="random_uniform",
     folder=tmp_path,
     on_event=lambda event: during.update(embeddings()),
   )
@@ -230,8 +230,8 @@ def test_two_models_in_two_threads(
     return _tune(*arguments, **settings)
 
   with futures.ThreadPoolExecutor(2) as pool:
-    one = pool.submit(tune, model, "ladder_cb")
-    two = pool.submit(tune, tiny_model, tiny.TASK, init="random_uniform")
+    one = pool.submit(tune, model, "ladder_cb", init=None)
+    two = pool.submit(tune, tiny_model, tiny.TASK)
   for run, other in ((one, ladder_run[1]), (two, prompt)):
     mine = run.result()
     np.testing.assert_array_equal(mine.array, other.array)
@@ -239,11 +239,7 @@ def test_two_models_in_two_threads(
 
 
 def test_stopped_run_goes_on_with_its_settings(tiny_model, prompt, tmp_path):
-  tune = functools.partial(
-    *(_tune, tiny_model, tiny.TASK),
-    init="random_uniform",
-    folder=tmp_path,
-  )
+  tune = functools.partial(_tune, tiny_model, tiny.TASK, folder=tmp_path)
   steps = []
   stopped = tune(
     on_event=lambda event: steps.append(event.step),
@@ -263,7 +259,7 @@ def test_error_of_a_callback_ends_the_run(tiny_model):
     raise RuntimeError("enough")
 
   with pytest.raises(RuntimeError, match="enough"):
-    _tune(tiny_model, tiny.TASK, init="random_uniform", on_event=fail)
+    _tune(tiny_model, tiny.TASK, on_event=fail)
 
 
 @pytest.mark.slow
