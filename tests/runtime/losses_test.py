@@ -12,20 +12,22 @@ def batch():
 
 
 @pytest.mark.parametrize(
-  ("label_smoothing", "normalizer", "name"),
+  ("model", "label_smoothing", "normalizer", "name"),
   [
-    (0.0, None, "loss_ls0.0"),
-    (0.1, None, "loss_ls0.1"),
-    (0.0, 233472, "loss_norm_233472"),
-    (0.0, "num_real_target_tokens", "loss_norm_real_tokens"),
+    ("plain", 0.0, None, "loss_ls0.0"),
+    ("plain", 0.1, None, "loss_ls0.1"),
+    ("prompt", 0.0, None, "loss_ls0.0"),
+    ("prompt", 0.1, None, "loss_ls0.1"),
+    ("prompt", 0.0, 233472, "loss_norm_233472"),
+    ("prompt", 0.0, "num_real_target_tokens", "loss_norm_real_tokens"),
   ],
 )
-def test_loss_equals_reference(batch, label_smoothing, normalizer, name):
+def test_loss_equals_reference(batch, model, label_smoothing, normalizer, name):
   factor, weights = losses.get_loss_normalizing_factor_and_weights(
     normalizer, batch
   )
   loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
-    jnp.asarray(conformance.expected("prompt/logits")),
+    jnp.asarray(conformance.expected(f"{model}/logits")),
     batch["decoder_target_tokens"],
     weights,
     label_smoothing=label_smoothing,
@@ -33,9 +35,9 @@ def test_loss_equals_reference(batch, label_smoothing, normalizer, name):
     loss_normalizing_factor=factor,
   )
 
-  expected = conformance.expected(f"prompt/{name}")
+  expected = conformance.expected(f"{model}/{name}")
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
-  expected = conformance.expected(f"prompt/z_loss_ls{label_smoothing}")
+  expected = conformance.expected(f"{model}/z_loss_ls{label_smoothing}")
   np.testing.assert_allclose(z_loss * (factor or 1), expected, rtol=1e-5)
   assert weight_sum == 14
 
