@@ -115,7 +115,7 @@ def test_names_of_command_lines(monkeypatch):
 )
 def test_slip_in_a_sheet_is_named(tmp_path, old, new, message):
   with pytest.raises(ValueError, match=message):
-    made_up.sheet(tmp_path, (old, new))
+    made_up.sheet(tmp_path, made_up.SHEET.replace(old, new))
 
 
 @pytest.mark.parametrize("name", sheets.names(ROOT / "configs"))
