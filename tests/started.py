@@ -1,8 +1,10 @@
 """Processes: Python, or scripts of `tests/` with some of JAX's CPU devices."""
 
 from collections.abc import Callable, Iterable, Sequence
+import contextlib
 import os
 import pathlib
+import secrets
 import socket
 import subprocess
 import sys
@@ -72,8 +74,16 @@ def wait(is_true: Callable[[], Any], seconds: float = 60.0) -> None:
     time.sleep(0.02)
 
 
-def free_address() -> str:
-  """Returns an address for the first of several processes."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    return f"localhost:{free.getsockname()[1]}"
+def free_address(ports: int = 1) -> str:
+  """Returns an address for the first of several processes.
+
+  Args:
+    ports: How many ports in a row are free, from that of the address.
+  """
+  # Linux gives outgoing connections ports from 32768.
+  first = 20_000 + secrets.randbelow(12_000)
+  with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+    for port in range(first, first + ports):
+      stack.enter_context(socket.socket()).bind(("localhost", port))
+    return f"localhost:{first}"
+  return free_address(ports)

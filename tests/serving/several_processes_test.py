@@ -87,7 +87,7 @@ def _is_over(pid):
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_servers_share_an_address(tmp_path, end):
   """A prompt is known to all; one that is killed is replaced; all end."""
-  port = int(started.free_address().partition(":")[2])
+  port = int(started.free_address(3).partition(":")[2])
   urls = [f"http://127.0.0.1:{port + i}" for i in range(3)]
   body = {"model": "mine", "prompt": TEXT, "max_tokens": 2}
 
