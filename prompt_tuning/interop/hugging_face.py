@@ -146,10 +146,6 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     for key, tensor in tensors.items()
     if key in read or not unread.fullmatch(key)
   }
-  for name, key in keys.items():
-    if name.endswith("_column_scale"):  # Older folders in int8 have none.
-      ones = np.ones(expected[name], np.float32)
-      tensors.setdefault(key, stored_arrays.in_memory(ones))
   if problems := _differences(
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,

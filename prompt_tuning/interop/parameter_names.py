@@ -43,7 +43,7 @@ def hugging_face_name(name: str, config: Config) -> str:
 
   Args:
     name: Our name, such as "encoder/layers_0/attention/query/kernel". A scale
-      of int8 weights is named as their matrix, with the same suffix.
+      of int8 weights is named as their matrix, with its own suffix.
     config: The model's configuration.
   """
   matrix = re.sub("(_column)?_scale$", "", name)

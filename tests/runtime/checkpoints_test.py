@@ -302,7 +302,7 @@ def _lines(folder):
 @pytest.mark.slow
 def test_best_prompt_is_written_again(run, base, copy, caplog):
   """Also where the run is over, and nothing else is to do."""
-  for damage in ("a bit flipped", "deleted"):
+  for damage in ("cut off", "a bit flipped", "deleted"):
     DAMAGES[damage](copy / "prompt.safetensors")
     caplog.clear()
     _go_on(copy, base, run)
@@ -324,9 +324,11 @@ def test_damaged_newest_checkpoint_changes_no_result(run, base, copy, caplog):
 
 
 @pytest.mark.slow
-def test_garbled_files_are_kept_aside_and_made_anew(run, base, copy, caplog):
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+def test_garbled_files_are_kept_aside_and_made_anew(
+  run, base, copy, content, caplog
+):
   """The record, and metrics, to which evaluations are added."""
-  content = "[" * 100_000
   (copy / "record.json").write_text(content)
   (copy / "metrics.jsonl").write_text("\0\0\0\n7\n{\n")
   _go_on(copy, base, run)

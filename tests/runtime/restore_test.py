@@ -7,6 +7,7 @@ import seqio
 import started
 import tiny
 
+from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from t5x import adafactor, checkpoints, utils
 from t5x.input import datasets
@@ -41,6 +42,9 @@ def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.params, trained.params)
 
 
+WIDER = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 32), np.float32))
+
+
 @pytest.mark.parametrize(
   ("model", "overrides", "message"),
   [
@@ -64,6 +68,8 @@ def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
     ({}, {"assignment_map": None}, "encoder/prompt/prompt is not in the"),
     ({}, {"assignment_map": [("(", None)]}, r"expression, got '\(': missing"),
     ({}, {"fallback_to_scratch": False}, "fallback_to_scratch is off"),
+    ({"prompt_init": WIDER}, {}, r"Expected a prompt of shape \(4, 16\)"),
+    ({"with_prompt": False}, {}, "matches none of the"),
   ],
 )
 def test_parameters_that_do_not_fit_are_named(base, model, overrides, message):
@@ -90,7 +96,8 @@ def test_two_layers_may_come_from_one(base):
 
 
 def test_run_that_is_being_trained_is_named(copy, caplog):
-  (copy / "run.lock").write_text(started.LOCK_ELSEWHERE)
+  lock = started.LOCK_ELSEWHERE.replace("duration=1.0", "duration=60.0")
+  (copy / "run.lock").write_text(lock)
   tiny.restore(copy, assignment_map=None)
   assert f"{copy} is being trained by process 5 on elsewhere" in caplog.text
 

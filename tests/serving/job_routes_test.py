@@ -129,6 +129,8 @@ def test_wrong_jobs_are_refused(service, store, ask):
   ):
     served.check_error(response, status, message, param)
   assert not store.jobs()
+  for path in ("/v1/files/x", f"{JOBS}/x"):
+    assert ask(path).status_code == 404
   epochs = {"n_epochs": 3, "batch_size": 3}  # The method has none.
   good |= {"method": {"type": "supervised"}, "hyperparameters": epochs}
   shown = ask(JOBS, good).json()["hyperparameters"]

@@ -2,13 +2,13 @@
 
 The matrix `X` is held as `X`, in int8, and `X_scale`, a vector. A kernel,
 [in, out], has a scale for every column; an embedding, which may be the output
-head as well, has one for every row, and its columns are divided by their
-largest values, `X_column_scale`, beforehand. A model that has `X_scale` holds
-`X` in this way, whatever its checkpoint does.
+head as well, has one for every row, after a division of its columns by their
+largest values, `X_column_scale`. A model that has `X_scale` holds `X` in this
+way, whatever its checkpoint does.
 
-In SmolLM2 135M, some columns of the embedding are eight times as large as
-others. Without their scales, rounding it changed log likelihoods as much as
-rounding all kernels did.
+In SmolLM2 135M, the largest column of the embedding is eight times as large as
+the smallest. Without scales for columns, rounding the embedding changed log
+likelihoods more than rounding all kernels did.
 
 The kernel of an output head has a scale for every row. In the T5 1.1 small of
 `prompt-tuning import`, one channel of the last norm is 45 times the median, and
@@ -16,7 +16,7 @@ its row of the kernel is small. With scales for columns, rounding this row
 caused nearly all of the change of the logits.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 import dataclasses
 import functools
 import itertools
@@ -63,18 +63,14 @@ def held_by(
   """
   arrays: dict[str, StoredArray] = {}
   for name, array in base.arrays.items():
-    scales = _scales_of(name)
-    there = [x for x in scales if x in base.arrays]
-    wanted = [x for x in scales if x in parameters]
+    scales = set(_scales_of(name))
+    there, wanted = scales & base.arrays.keys(), scales & {*parameters}
     if wanted and not there:
       arrays |= _int8(name, array)
     elif there and not wanted:
-      arrays[name] = _float32(name, array, [base.arrays[x] for x in there])
+      arrays[name] = _float32(name, base)
     elif not name.endswith(_SCALE) or name in parameters:
       arrays[name] = array
-      # Older int8 checkpoints have no scales of columns.
-      ones = stored_arrays.in_memory(np.ones(array.shape[-1:], np.float32))
-      arrays |= dict.fromkeys(set(wanted) - set(there), ones)
   if arrays.keys() == base.arrays.keys():
     return base
   metadata = {**base.metadata, "fingerprint": base.fingerprint}
@@ -183,14 +179,13 @@ def _int8(name: str, array: StoredArray) -> dict[str, StoredArray]:
   }
 
 
-def _float32(
-  name: str, array: StoredArray, scales: Sequence[StoredArray]
-) -> StoredArray:
+def _float32(name: str, base: BaseCheckpoint) -> StoredArray:
   """Returns a matrix that is stored in int8, in float32."""
+  array, scales = base.arrays[name], _scales_of(name)
   axes = _channels(name), 1 - _channels(name)
 
   def open_all() -> stored_arrays.Reader:
-    values, factors = array.open(), [x.open() for x in scales]
+    values, factors = array.open(), [base.arrays[x].open() for x in scales]
 
     def read(index: stored_arrays.Index) -> np.ndarray:
       found = values(index)
