@@ -7,8 +7,8 @@ largest values, `X_column_scale`. A model that has `X_scale` holds `X` in this
 way, whatever its checkpoint does.
 
 In SmolLM2 135M, the largest column of the embedding is eight times as large as
-the smallest. Without scales for columns, rounding the embedding changed log
-likelihoods more than rounding all kernels did.
+the smallest. With tuned prompts and without scales for columns, rounding the
+embedding changed log likelihoods more than rounding all kernels did.
 
 The kernel of an output head has a scale for every row. In the T5 1.1 small of
 `prompt-tuning import`, one channel of the last norm is 45 times the median, and
