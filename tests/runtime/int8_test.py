@@ -79,10 +79,12 @@ def test_gradients_of_methods_are_nearly_those_of_floats(
   def difference(x, y):
     return np.linalg.norm(x - y) / np.linalg.norm(x)
 
-  most = 0.03 if held == "int8" else 0.06
-  assert 0 < difference(logits, rounded_logits) < most
+  # Over 12 seeds the decoder's prompts differ by 0.035 to 0.095 with rounded
+  # weights alone, by 0.036 to 0.124 with rounded activations as well.
+  of_logits, of_prompts = (0.03, 0.1) if held == "int8" else (0.06, 0.15)
+  assert 0 < difference(logits, rounded_logits) < of_logits
   for name, x in gradient.items():
-    most = 0.1 if name.endswith("/prompt") else 0.25
+    most = of_prompts if name.endswith("/prompt") else 0.25
     assert difference(x, rounded[name]) < most, name
 
 
