@@ -161,7 +161,7 @@ async function follow(view, { id, reading }) {
       const { status, type } = error;
       const mayPass = status > 501 || type === "server_error";
       if (!(error instanceof TypeError || mayPass)) throw error;
-      tell(view.status, "The server cannot be reached; trying again …");
+      tell(view.status, "No answer from the server yet; trying again …");
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
