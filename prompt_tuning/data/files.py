@@ -217,6 +217,10 @@ def _target(row: row_files.Row, target: str) -> str:
   return text
 
 
+def _label(rows: Sequence[Example]) -> str:
+  return rows[0]["targets"]
+
+
 def _hold_out(
   groups: Sequence[Sequence[Example]], by_label: bool, share: float
 ) -> dict[str, Sequence[Example]]:
@@ -227,24 +231,29 @@ def _hold_out(
   most = max(round(share * sum(map(len, groups))), 1)
   trained = [rows for rows in groups if len(rows) > most]
   groups = [rows for rows in groups if len(rows) <= most]
-  targets = [rows[0]["targets"] for rows in groups]
-  counts = collections.Counter(targets)
   size = max(round(share * len(groups)), 1)
   if size >= len(groups):
     raise ValueError(
       "expected enough different inputs to hold some out for validation, got "
       f"{len(trained) + len(groups)}."
     )
-  # Each label needs a row on both sides.
-  stratify = by_label and min(counts.values()) > 1
-  stratify &= len(counts) <= min(size, len(groups) - size)
+  targets = None
+  if by_label:
+    # Each label needs a row on both sides, so one that occurs once has none
+    # to hold out.
+    counts = collections.Counter(map(_label, groups))
+    several = [rows for rows in groups if counts[_label(rows)] > 1]
+    labels = set(map(_label, several))
+    if 0 < len(labels) <= min(size, len(several) - size):
+      trained += [rows for rows in groups if counts[_label(rows)] == 1]
+      groups, targets = several, list(map(_label, several))
   import sklearn.model_selection  # It takes a second: not for a model alone.
 
   parts = sklearn.model_selection.train_test_split(
     groups,
     test_size=size,
     random_state=_HELD_OUT_SEED,
-    stratify=targets if stratify else None,
+    stratify=targets,
   )
   train, validation = (
     sorted(itertools.chain.from_iterable(part), key=operator.itemgetter("idx"))

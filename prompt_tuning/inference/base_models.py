@@ -138,6 +138,7 @@ def vocabulary_file(path: str) -> str:
     raise ValueError(
       f"Expected one SentencePiece file of the model, such as spiece.model, in "
       f"{folder} or {folder.parent}, got {names}. Leave one there, or name it: "
-      "load(..., vocabulary='spiece.model')."
+      "load(..., vocabulary='spiece.model') in Python, "
+      "--gin.VOCABULARY_FILE=\"'spiece.model'\" in tune."
     )
   return str(found[0])

@@ -5,6 +5,8 @@ A folder holds `adapter_config.json` and a file with one array,
 `adapter_model.bin`. PEFT puts the first `num_virtual_tokens` of its rows in
 front of the embedded input, as we do. Gemma multiplies embeddings by sqrt(H):
 PEFT's rows have that factor, but ours do not, since they are multiplied too.
+Before transformers 5.4, Gemma 1 and 2 multiplied PEFT's rows as well, and an
+adapter does not say which release trained it; we take it for a later one.
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ import pathlib
 import re
 from typing import Any
 
+from absl import logging
 from etils import epath
 import numpy as np
 import safetensors.numpy
@@ -243,6 +246,13 @@ def load_adapter(
   else:
     kind = _kind(model or base_model)
     is_scaled = _is_scaled(task_type, kind, folder / CONFIG)
+    if is_scaled and re.search("(?<!t5)gemma(?!-?3)", kind.lower()):
+      logging.warning(
+        "%s: its rows are divided by %.4g, which is right if the adapter was "
+        "trained with transformers 5.4 or later. Earlier releases of Gemma 1 "
+        "and 2 multiplied them: then multiply the prompt by that number.",
+        *(path, _scale(is_scaled, rows.shape[1])),
+      )
   prompt = rows / _scale(is_scaled, rows.shape[1])
   metadata = prompt_files.from_header(header, rows, path)
   if metadata is None and (base_model or task_type == "CAUSAL_LM"):

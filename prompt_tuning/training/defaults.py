@@ -45,6 +45,11 @@ _SAFETY = 1.2
 _GIB = 2**30
 # Linux alone has it.
 _CPU = pathlib.Path("/proc/cpuinfo")
+# A container's limit, in cgroups of version 2 and 1.
+_LIMITS = (
+  pathlib.Path("/sys/fs/cgroup/memory.max"),
+  pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +103,17 @@ def device() -> tuple[str, int, bool]:
   """Returns the platform, memory and `multiplies_bfloat16` of a device."""
   first = jax.local_devices()[0]
   limit = (first.memory_stats() or {}).get("bytes_limit")
-  memory = limit or psutil.virtual_memory().total
+  memory = limit or _host_memory()
   return first.platform, memory, _multiplies_bfloat16(first)
+
+
+def _host_memory() -> int:
+  """Returns the bytes of memory that this machine, or its container, has."""
+  found = [psutil.virtual_memory().total]
+  for file in _LIMITS:
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit.
+      found.append(int(file.read_text()))
+  return min(found)
 
 
 def _multiplies_bfloat16(first: Any) -> bool:

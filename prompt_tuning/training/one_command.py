@@ -89,7 +89,8 @@ def make(
     model: A Hugging Face folder, a name on the hub, or a checkpoint.
     data: A file as `row_files.read` takes it, a data set on the hub, or a
       registered task.
-    folder: Its MODEL_DIR; by default it is named after the model and the data.
+    folder: Its MODEL_DIR, unless a binding says another; by default it is named
+      after the model and the data.
     gin_files: The user's gin files; one that includes a run, as those in
       gin/recipes do, replaces the recipe.
     gin_bindings: The user's bindings, which win.
@@ -98,8 +99,11 @@ def make(
     ValueError: if the model or the data cannot be read.
   """
   base = checkpoints.open_checkpoint(model)
-  opened = frozen_model.FrozenModel.load(model)
+  given = _given(gin_files, gin_bindings, base.step)
+  named = given.get("VOCABULARY_FILE")
+  opened = frozen_model.FrozenModel.load(model, named)
   config, words = opened.config, opened.vocabulary
+  folder = given.get("MODEL_DIR") or folder
   folder = folder or os.path.join("runs", "tune", _name(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
   values["MODEL_DIR"] = folder
@@ -110,7 +114,8 @@ def make(
       model_file = "byt5"
     elif not base_models.is_of_ladder(base):
       model_file = "t5_1_1" if words.extra_ids else "mt5"
-      values["VOCABULARY_FILE"] = base_models.vocabulary_file(model)
+      file = named or base_models.vocabulary_file(model)
+      values["VOCABULARY_FILE"] = file
     values |= {f"network.T5Config.{x}": getattr(config, x) for x in SIZES}
   known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
   is_task = data in known
@@ -132,7 +137,6 @@ def make(
       files_lib.file_task, files, [*bindings, *gin_bindings]
     ) as arguments:
       task = files_lib.file_task(**arguments)
-  given = _given(gin_files, gin_bindings, base.step)
   facts = defaults.Facts(
     config,
     sum(x.size for x in base.arrays.values()),

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import shutil
 import signal
 import types
 from typing import Any
@@ -27,7 +28,7 @@ import prompt_tuning as pt
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console, serve
 from prompt_tuning.data import vocabulary
-from prompt_tuning.interop import checkpoint_conversion
+from prompt_tuning.interop import checkpoint_conversion, hub
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import one_command
 from t5x.runs import command_line
@@ -127,6 +128,20 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
   assert "  BATCH_SIZE = 4: short steps on a CPU" in err
   assert "Path not found" not in caplog.text  # By gin, in the first folder.
   assert not (folder / OUT).exists()
+
+
+def test_a_binding_names_the_folder_and_the_vocabulary(folder, capsys):
+  local = folder / "model"
+  shutil.copytree(hub.folder(NAME, hub.MODEL), local)
+  (folder / "files").mkdir()
+  (local / "spiece.model").rename("files/other.model")
+  words = ["tune", "model", "reviews.csv", "--output=out", "--dry-run"]
+  assert console.main(words) == 1
+  assert "--gin.VOCABULARY_FILE=\"'spiece.model'\"" in capsys.readouterr().err
+  given = ["MODEL_DIR='runs/mine'", "VOCABULARY_FILE='files/other.model'"]
+  assert not console.main([*words, *(f"--gin.{x}" for x in given)])
+  made = one_command.make("model", "reviews.csv", "out", gin_bindings=given)
+  assert made.folder == "runs/mine"
 
 
 def test_files_of_the_user_are_kept_in_training_and_evaluation(

@@ -226,6 +226,16 @@ def test_held_out_rows_have_inputs_of_their_own(
   assert not found & {row["inputs"] for row in data.splits["train"]}
 
 
+def test_each_label_is_held_out_by_its_share_but_not_the_only_row_of_one(
+  tmp_path,
+):
+  counts = {"good": 180, "fair": 12, "bad": 1}
+  rows = [f"{x} film {i},{x}" for x, n in counts.items() for i in range(n)]
+  held_out = read(write(tmp_path / "r.csv", rows)).splits["validation"]
+  labels = [row["targets"] for row in held_out]
+  assert sorted(labels) == ["fair"] + 18 * ["good"]
+
+
 def test_files_for_each_split(tmp_path, caplog):
   path = reviews(tmp_path)
   dev = write(tmp_path / "dev.csv", ["x,good", "film 1,good"])

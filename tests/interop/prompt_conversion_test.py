@@ -166,6 +166,29 @@ def test_adapter_is_scaled_as_its_model_is_without_a_name_too(tmp_path, prompt):
   np.testing.assert_allclose(read, prompt, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ("model", "is_told"),
+  [
+    ("google/gemma-2b", True),
+    ("google/gemma-2-9b-it", True),
+    ("google/gemma-3-1b-pt", False),
+    ("HuggingFaceTB/SmolLM2-135M", False),
+  ],
+)
+def test_an_adapter_of_an_early_gemma_may_be_of_another_scale(
+  tmp_path, prompt, caplog, model, is_told
+):
+  config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM"}
+  config |= {"num_virtual_tokens": len(prompt)}
+  config |= {"base_model_name_or_path": model}
+  (tmp_path / peft_adapters.CONFIG).write_text(json.dumps(config))
+  file = tmp_path / peft_adapters.WEIGHTS
+  safetensors.numpy.save_file({"prompt_embeddings": prompt}, file)
+  with caplog.at_level("WARNING"):
+    peft_adapters.load_adapter(tmp_path)
+  assert ("with transformers 5.4 or later" in caplog.text) == is_told
+
+
 def test_refuses_other_places_and_base_models(base, prompt):
   pathlib.Path("broken").mkdir()
   pathlib.Path("broken/config.json").write_text("[" * 100_000)

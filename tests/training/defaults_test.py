@@ -141,14 +141,23 @@ def test_memory_is_estimated_a_little_too_high(size):
 
 
 @pytest.mark.parametrize("flags", ["avx512_bf16", "amx_bf16 amx_tile", None])
-def test_device_has_a_platform_and_memory(monkeypatch, tmp_path, flags):
+def test_device_has_a_platform_and_memory_up_to_a_limit(
+  monkeypatch, tmp_path, flags
+):
   file = tmp_path / "cpuinfo"
   if flags:
     file.write_text(f"flags : {flags}")
   monkeypatch.setattr(defaults, "_CPU", file)
+  limits = [tmp_path / "memory.max", tmp_path / "limit_in_bytes"]
+  monkeypatch.setattr(defaults, "_LIMITS", limits)
+  limits[0].write_text("max\n")
   platform, memory, multiplies_bfloat16 = defaults.device()
   assert platform == "cpu"
   assert memory > GIB
+  for limit in limits:  # A container's.
+    limit.write_text(f"{GIB // 2}\n")
+    assert defaults.device()[1] == GIB // 2
+    limit.unlink()
   assert multiplies_bfloat16 == (flags == "amx_bf16 amx_tile")
 
 
