@@ -215,6 +215,35 @@ def load_adapter(
       f"{path}: expected base_model_name_or_path to be the name or path of a "
       f"model, got {base_model}."
     )
+  path, rows, header = _read_rows(folder, length)
+  task_type = config["task_type"]
+  if _IS_SCALED in header:
+    is_scaled = header[_IS_SCALED] == "True"
+  else:
+    kind = _kind(model or base_model)
+    is_scaled = _is_scaled(task_type, kind, folder / CONFIG)
+    if is_scaled and re.search("(?<!t5)gemma(?!-?3)", kind.lower()):
+      logging.warning(
+        "%s: its rows are divided by %.4g, which is right if the adapter was "
+        "trained with transformers 5.4 or later. Earlier releases of Gemma 1 "
+        "and 2 multiplied them: then multiply the prompt by that number.",
+        *(path, _scale(is_scaled, rows.shape[1])),
+      )
+  prompt = rows / _scale(is_scaled, rows.shape[1])
+  metadata = prompt_files.from_header(header, rows, path)
+  if metadata is None and (base_model or task_type == "CAUSAL_LM"):
+    unknown, names = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS
+    name = names[task_type == "CAUSAL_LM"]
+    metadata = prompt_files.PromptMetadata(
+      unknown, unknown, parameter_path=name, base_model=base_model
+    )
+  return prompt, metadata
+
+
+def _read_rows(
+  folder: pathlib.Path, length: int
+) -> tuple[pathlib.Path, np.ndarray, dict[str, str]]:
+  """Reads the file of the weights: its path, PEFT's rows, and its header."""
   path, old = folder / WEIGHTS, folder / OLD_WEIGHTS
   if path.is_file():
     array, header = prompt_files.read_tensor(path, _KEY)
@@ -239,26 +268,4 @@ def load_adapter(
       f"{CONFIG} says num_virtual_tokens = {length}. One of the two is "
       "damaged: get another copy of both."
     )
-  task_type = config["task_type"]
-  rows = prompt_files.checked(array[:length], path)
-  if _IS_SCALED in header:
-    is_scaled = header[_IS_SCALED] == "True"
-  else:
-    kind = _kind(model or base_model)
-    is_scaled = _is_scaled(task_type, kind, folder / CONFIG)
-    if is_scaled and re.search("(?<!t5)gemma(?!-?3)", kind.lower()):
-      logging.warning(
-        "%s: its rows are divided by %.4g, which is right if the adapter was "
-        "trained with transformers 5.4 or later. Earlier releases of Gemma 1 "
-        "and 2 multiplied them: then multiply the prompt by that number.",
-        *(path, _scale(is_scaled, rows.shape[1])),
-      )
-  prompt = rows / _scale(is_scaled, rows.shape[1])
-  metadata = prompt_files.from_header(header, rows, path)
-  if metadata is None and (base_model or task_type == "CAUSAL_LM"):
-    unknown, names = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS
-    name = names[task_type == "CAUSAL_LM"]
-    metadata = prompt_files.PromptMetadata(
-      unknown, unknown, parameter_path=name, base_model=base_model
-    )
-  return prompt, metadata
+  return path, prompt_files.checked(array[:length], path), header

@@ -103,8 +103,7 @@ def make(
   named = given.get("VOCABULARY_FILE")
   opened = frozen_model.FrozenModel.load(model, named)
   config, words = opened.config, opened.vocabulary
-  folder = given.get("MODEL_DIR") or folder
-  folder = folder or os.path.join("runs", "tune", _name(model, data))
+  folder = str(given.get("MODEL_DIR") or folder or _folder(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
   values["MODEL_DIR"] = folder
   model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
@@ -114,8 +113,7 @@ def make(
       model_file = "byt5"
     elif not base_models.is_of_ladder(base):
       model_file = "t5_1_1" if words.extra_ids else "mt5"
-      file = named or base_models.vocabulary_file(model)
-      values["VOCABULARY_FILE"] = file
+      values["VOCABULARY_FILE"] = named or base_models.vocabulary_file(model)
     values |= {f"network.T5Config.{x}": getattr(config, x) for x in SIZES}
   known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
   is_task = data in known
@@ -241,16 +239,17 @@ def _with_includes(file: str) -> list[str]:
   return [*itertools.chain(*included), file]
 
 
-def _name(model: str, data: str) -> str:
-  """Returns the name of a folder, made of those of the model and the data."""
+def _folder(model: str, data: str) -> str:
+  """Returns a folder named after the model and the data."""
   stem = data
   if files_lib.is_data(data):
     stem = pathlib.PurePath(data).stem
   model = os.path.abspath(model) if os.path.exists(model) else model
   path = pathlib.PurePath(model)
   # The folder of a checkpoint says less than the one around it.
-  name = next(x for x in (path, *path.parents) if x.name[:11] != "checkpoint_")
-  return re.sub(r"[^\w.-]+", "_", f"{name.name}-{stem}")
+  path = next(x for x in (path, *path.parents) if x.name[:11] != "checkpoint_")
+  name = re.sub(r"[^\w.-]+", "_", f"{path.name}-{stem}")
+  return os.path.join("runs", "tune", name)
 
 
 def _data_bindings(data: str, names: Collection[str]) -> dict[str, str]:
