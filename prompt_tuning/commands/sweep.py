@@ -97,7 +97,7 @@ def _write_sheet(
       f"{workspace.root / 'configs' / 'mine.toml'}."
     )
   if path.exists():
-    raise ValueError(f"{path} exists already. Choose another name.")
+    raise ValueError(f"{path} already exists. Choose another name.")
   # A sheet is launched by its name.
   kept = {k: x for k, x in given.items() if k not in ("name", "launch")}
   sheet = Sheet.model_validate({"name": path.stem, **kept})

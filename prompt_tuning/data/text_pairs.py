@@ -160,11 +160,12 @@ def make_targets(
   # Labels that occur too seldom look like free text.
   if is_guess and all(len(x.split()) <= _SHORT_WORDS for x in targets):
     logging.warning(
-      "%d rows have %d different targets. That is more than fifty, or fewer "
-      "than four rows for each, so they are taken as free text. If they are "
-      "labels, give them: labels=[...] in Python, --gin.LABELS=\"['...']\" in "
-      "training, --labels=... in prompt-tuning eval. Else give an empty list.",
-      *(len(targets), len({*targets})),
+      "There are %d different targets in %d rows. That is more than fifty, or "
+      "fewer than four rows for each, so they are taken as free text. If they "
+      "are labels, give them: labels=[...] in Python, in training "
+      "--gin.LABELS=\"['...']\", in prompt-tuning eval --labels=... Else give "
+      "an empty list.",
+      *(len({*targets}), len(targets)),
     )
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
   if lost:

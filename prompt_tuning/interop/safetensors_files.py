@@ -28,7 +28,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 def _open_tensor(file: pathlib.Path, key: str) -> stored_arrays.Reader:
   """Returns a reader of a tensor.
 
-  Each reader opens the file anew; closing it frees the memory of its pages.
+  Each reader opens the file again; closing it frees the memory of its pages.
   """
   weights = _open(file)
   part = weights.get_slice(key)

@@ -141,7 +141,7 @@ class SaveBestPrompt(trainer.BaseAction):
         raise ValueError(
           f"{self._path} {problem}, and checkpoint_{step}, which had its "
           "prompt, is not there or damaged. Restore one of the two from a "
-          "backup, or begin anew in another folder."
+          "backup, or start over in another folder."
         )
       return
     arrays, run_info = found

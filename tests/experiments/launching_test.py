@@ -137,7 +137,7 @@ def test_killed_twice_it_ends_with_the_same_records(tmp_path):
   for seed, record in enumerate(counting.filed(place).values()):
     best = {"step": 4, "metrics": {"cb": {"accuracy": 50.0 + seed}}}
     assert (record["status"], record["best"]) == ("finished", best)
-  # No run was in two processes, and none that was not killed began anew.
+  # No run was in two processes, and none that was not killed started over.
   first, second, third = (
     [int(x) for x in (folder / "starts").read_text().split()]
     for folder in folders

@@ -97,7 +97,7 @@ def _run(
   }
 
   def start(name: str, runtime: str, xla_flags: str = "") -> int:
-    """Runs it anew, with a log beside its folder; returns its status."""
+    """Runs it again, with a log beside its folder; returns its status."""
     shutil.rmtree(folders[name], ignore_errors=True)
     folders[name].parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folders[name]}.log", "w", encoding="utf-8") as log:

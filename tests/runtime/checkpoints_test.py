@@ -325,7 +325,7 @@ def test_damaged_newest_checkpoint_changes_no_result(run, base, copy, caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
-def test_garbled_files_are_kept_aside_and_made_anew(
+def test_garbled_files_are_kept_aside_and_made_again(
   run, base, copy, content, caplog
 ):
   """The record, and metrics, to which evaluations are added."""

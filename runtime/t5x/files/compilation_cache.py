@@ -51,7 +51,7 @@ def enable() -> str | None:
   if status.st_uid not in (os.getuid(), _ROOT) or status.st_mode & stat.S_IWOTH:
     logging.warning(
       "%s is not used, because other users may write to it: programs are "
-      "compiled anew. Make it private (chmod o-w), or choose another with "
+      "compiled again. Make it private (chmod o-w), or choose another with "
       "XDG_CACHE_HOME.",
       folder,
     )

@@ -170,7 +170,7 @@ class TrainStateInitializer:
       for name in self._shapes_on_disk
       if (source := cfg.source(name)) is not None
     }
-    if anew := [
+    if ignored := [
       name
       for name in base.arrays
       if name in self._shapes_on_disk and name not in sources
@@ -179,7 +179,7 @@ class TrainStateInitializer:
         "%s has %s, which are not read: the assignment_map takes them from "
         "initialisers.",
         base.path,
-        ", ".join(anew[:5]),
+        ", ".join(ignored[:5]),
       )
     absent = [
       f"{name} is not in the checkpoint"
