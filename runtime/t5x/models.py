@@ -60,8 +60,8 @@ class EncoderDecoderModel:
     loss_normalizing_factor: Divisor of the summed loss; None leaves the sum.
     default_decoder_params: Arguments of `decode_fn`.
     teacher: A function from the module to another one with the same parameters,
-      whose distribution of target tokens training should approach; or None.
-    distillation: Weight of the divergence from the teacher, in nats.
+      which training should approach; or None. See `_distance`.
+    distillation: Weight of the distance from the teacher.
     ends_inputs: Whether inputs get an end token if their task says so. If
       False, no input gets one.
   """
@@ -113,21 +113,23 @@ class EncoderDecoderModel:
       rng, **_arguments(ones), decode=False, enable_dropout=False
     )
 
-  def _logits(
+  def _outputs(
     self,
     params: Params,
     batch: Batch,
     dropout_rng: jax.Array | None,
     module: nn.Module | None = None,
-  ) -> jax.Array:  # [B, S, V]
-    logits = (module or self.module).apply(
+  ) -> tuple[jax.Array, Params]:
+    """Returns logits, [B, S, V], and a tree of hidden states, [B, S, H]."""
+    outputs = (module or self.module).apply(
       {"params": params},
       **_arguments(batch),
       decode=False,
       enable_dropout=dropout_rng is not None,
       rngs={} if dropout_rng is None else {"dropout": dropout_rng},
+      mutable=["intermediates"],
     )
-    return cast(jax.Array, logits)
+    return cast(tuple[jax.Array, Params], outputs)
 
   def loss_fn(
     self, params: Params, batch: Batch, dropout_rng: jax.Array | None
@@ -144,7 +146,8 @@ class EncoderDecoderModel:
       the sums behind the metrics.
     """
     batch = joined.take_apart(batch)
-    logits = self._logits(params, batch, dropout_rng)
+    outputs = self._outputs(params, batch, dropout_rng)
+    logits = outputs[0]
     targets = batch["decoder_target_tokens"]
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
       self.loss_normalizing_factor, batch
@@ -158,13 +161,9 @@ class EncoderDecoderModel:
       loss_normalizing_factor=factor,
     )
     if self.teacher is not None and dropout_rng is not None:
-      taught = self._logits(params, batch, None, self.teacher(self.module))
-      log_q, log_p = (
-        jax.nn.log_softmax(x.astype(jnp.float32)) for x in (logits, taught)
-      )
-      away = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
-      away = jnp.sum(away * weights) / (1.0 if factor is None else factor)
-      loss += self.distillation * away
+      taught = self._outputs(params, batch, None, self.teacher(self.module))
+      away = jnp.sum(_distance(outputs, taught) * weights)
+      loss += self.distillation * away / (1.0 if factor is None else factor)
     counted = weights > 0
     right = (jnp.argmax(logits, axis=-1) == targets) & counted
     return loss, {
@@ -205,7 +204,7 @@ class EncoderDecoderModel:
       [B] Sums over target tokens, in nats.
     """
     batch = joined.take_apart(batch)
-    log_probs = jax.nn.log_softmax(self._logits(params, batch, None))
+    log_probs = jax.nn.log_softmax(self._outputs(params, batch, None)[0])
     token_scores = jnp.take_along_axis(
       log_probs, batch["decoder_target_tokens"][..., None], axis=-1
     )[..., 0]
@@ -310,6 +309,29 @@ class DecoderOnlyModel(EncoderDecoderModel):
     """Decodes a batch, with arguments that gin binds to this class only."""
     arguments = params, batch, rng, return_all_decodes, num_decodes
     return super().predict_batch_with_aux(*arguments)
+
+
+def _distance(
+  outputs: tuple[jax.Array, Params], taught: tuple[jax.Array, Params]
+) -> jax.Array:
+  """Returns how far a model is from its teacher at each target token, [B, S].
+
+  The terms of MPT (Wang et al., 2023): the divergence of the distribution of
+  tokens from the teacher's, in nats, and the mean squared difference of the
+  decoder's last hidden states. The paper does not say which states it compares.
+
+  Args:
+    outputs: The model's, as `_outputs` returns them.
+    taught: The teacher's.
+  """
+  (logits, hidden), (taught_logits, taught_hidden) = (
+    [array.astype(jnp.float32) for array in jax.tree.leaves(both)]
+    for both in (outputs, taught)
+  )
+  divergence = optax.losses.kl_divergence_with_log_targets(
+    jax.nn.log_softmax(logits), jax.nn.log_softmax(taught_logits)
+  )
+  return divergence + jnp.mean((hidden - taught_hidden) ** 2, axis=-1)
 
 
 @jax.jit

@@ -83,6 +83,7 @@ class Decoder(nn.Module):
       hidden = self._next(*arguments, max_decode_length)
     else:
       hidden = self._all(*arguments, decoder_segment_ids)
+      self.sow("intermediates", "last_hidden", hidden)
     return logits_of(self, self.embedder, hidden)
 
   def _encode(

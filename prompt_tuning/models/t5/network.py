@@ -138,6 +138,7 @@ class Decoder(nn.Module):
       *views,
       enable_dropout=enable_dropout,
     )
+    self.sow("intermediates", "last_hidden", hidden)
     if config.logits_via_embedding and not config.scales_embedding:
       # The embedding is not scaled, and so the output is.
       hidden = hidden.astype(jnp.float32) / config.emb_dim**0.5
