@@ -161,10 +161,12 @@ def test_tasks_learn_from_the_answers_with_their_own_prompts(tmp_path):
   assert abs(distance(parts)) < 1e-3
   other = parts | {"task_b_features": parts["task_a_features"]}
   arrays = []
+  features = dict(batch)
+  weights = features.pop("decoder_loss_weights")
   for some in (other, parts):  # The right parts answer as the teachers do.
     logits, states = model.module.apply(
       {"params": conformance.with_prompt(params, some)},
-      **{k: x for k, x in batch.items() if k != "decoder_loss_weights"},
+      **features,
       **{"decode": False, "enable_dropout": False},
       mutable=["intermediates"],
     )
@@ -175,7 +177,7 @@ def test_tasks_learn_from_the_answers_with_their_own_prompts(tmp_path):
   squares = ((hidden - taught_hidden) ** 2).mean(-1)
   assert squares.sum() > 0.01 * divergence.sum()
   assert distance(other) == pytest.approx(
-    0.9 * float((divergence + squares).sum()), rel=1e-3
+    0.9 * float(((divergence + squares) * weights).sum()), rel=1e-3
   )
   flat = traverse_util.flatten_dict({"encoder": {"prompt": parts}}, sep="/")
   for task, file in files.items():
