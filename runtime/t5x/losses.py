@@ -1,11 +1,13 @@
-"""Cross entropy with z-loss, and the divisors of the loss."""
+"""Cross entropy with z-loss, distillation, and the divisors of the loss."""
 
 from collections.abc import Mapping
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 class SpecialLossNormalizingFactor(enum.Enum):
@@ -93,6 +95,28 @@ def compute_weighted_cross_entropy(
     jnp.sum(z_losses * weights) / divisor,
     jnp.sum(weights),
   )
+
+
+def distance(outputs: Any, taught: Any) -> jax.Array:
+  """Returns how far a model is from its teacher at each target token, [B, S].
+
+  The terms of MPT (Wang et al., 2023): the divergence of the distribution of
+  tokens from the teacher's, in nats, and the mean squared difference of the
+  decoder's last hidden states. The paper does not say which states it compares.
+
+  Args:
+    outputs: The model's logits, [B, S, V], and a tree of one array: its states,
+      [B, S, H].
+    taught: The teacher's.
+  """
+  (logits, hidden), (taught_logits, taught_hidden) = (
+    [array.astype(jnp.float32) for array in jax.tree.leaves(both)]
+    for both in (outputs, taught)
+  )
+  divergence = optax.losses.kl_divergence_with_log_targets(
+    jax.nn.log_softmax(logits), jax.nn.log_softmax(taught_logits)
+  )
+  return divergence + jnp.mean((hidden - taught_hidden) ** 2, axis=-1)
 
 
 def find_loss_normalizing_factor(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from t5x import decoding, losses, optimizers
@@ -60,7 +59,7 @@ class EncoderDecoderModel:
     loss_normalizing_factor: Divisor of the summed loss; None leaves the sum.
     default_decoder_params: Arguments of `decode_fn`.
     teacher: A function from the module to another one with the same parameters,
-      which training should approach; or None. See `_distance`.
+      which training should approach; or None. See `losses.distance`.
     distillation: Weight of the distance from the teacher.
     ends_inputs: Whether inputs get an end token if their task says so. If
       False, no input gets one.
@@ -162,7 +161,7 @@ class EncoderDecoderModel:
     )
     if self.teacher is not None and dropout_rng is not None:
       taught = self._outputs(params, batch, None, self.teacher(self.module))
-      away = jnp.sum(_distance(outputs, taught) * weights)
+      away = jnp.sum(losses.distance(outputs, taught) * weights)
       loss += self.distillation * away / (1.0 if factor is None else factor)
     counted = weights > 0
     right = (jnp.argmax(logits, axis=-1) == targets) & counted
@@ -309,29 +308,6 @@ class DecoderOnlyModel(EncoderDecoderModel):
     """Decodes a batch, with arguments that gin binds to this class only."""
     arguments = params, batch, rng, return_all_decodes, num_decodes
     return super().predict_batch_with_aux(*arguments)
-
-
-def _distance(
-  outputs: tuple[jax.Array, Params], taught: tuple[jax.Array, Params]
-) -> jax.Array:
-  """Returns how far a model is from its teacher at each target token, [B, S].
-
-  The terms of MPT (Wang et al., 2023): the divergence of the distribution of
-  tokens from the teacher's, in nats, and the mean squared difference of the
-  decoder's last hidden states. The paper does not say which states it compares.
-
-  Args:
-    outputs: The model's, as `_outputs` returns them.
-    taught: The teacher's.
-  """
-  (logits, hidden), (taught_logits, taught_hidden) = (
-    [array.astype(jnp.float32) for array in jax.tree.leaves(both)]
-    for both in (outputs, taught)
-  )
-  divergence = optax.losses.kl_divergence_with_log_targets(
-    jax.nn.log_softmax(logits), jax.nn.log_softmax(taught_logits)
-  )
-  return divergence + jnp.mean((hidden - taught_hidden) ** 2, axis=-1)
 
 
 @jax.jit
