@@ -193,8 +193,10 @@ class FrozenModel:
           held = x.dtype if x.dtype == np.int8 else dtype
           targets[name] = jax.ShapeDtypeStruct(x.shape, held, sharding=device)
         read = functools.partial(base_models.read_for_decoding, base, targets)
-        folder = self.shared_folder
-        arrays = read() if folder is None else shared_arrays.made(read, folder)
+        if (folder := self.shared_folder) is None:
+          arrays = read()
+        else:
+          arrays = shared_arrays.made(read, folder, self.fingerprint)
         self._in_memory = base_models.CheckpointInMemory(
           base.path, base.found, base.step, base.arrays, base.metadata, arrays
         )

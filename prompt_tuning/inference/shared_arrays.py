@@ -20,6 +20,7 @@ _INDEX = "arrays.json"
 def made(
   make: Callable[[], Mapping[str, jax.Array]],
   folder: str | os.PathLike[str],
+  fingerprint: str,
 ) -> dict[str, jax.Array]:
   """Returns the arrays that the first process makes.
 
@@ -27,9 +28,13 @@ def made(
     make: Returns name -> array, on one device of a CPU.
     folder: A new folder, or one that another process has used for these arrays;
       its files must not change.
+    fingerprint: Of the model.
 
   Returns:
     Name -> array.
+
+  Raises:
+    ValueError: if the folder has the arrays of another model.
   """
   folder = pathlib.Path(folder)
   index = folder / _INDEX
@@ -39,7 +44,13 @@ def made(
       for i, (name, array) in enumerate(make().items()):
         np.save(folder / f"{i}.npy", np.asarray(array))
         dtypes[name] = array.dtype.name
-      index.write_text(json.dumps(dtypes))
+      index.write_text(json.dumps([fingerprint, dtypes]))
+  model, dtypes = json.loads(index.read_text())
+  if model != fingerprint:
+    raise ValueError(
+      f"The checkpoint has the fingerprint {fingerprint}, but the other "
+      f"processes loaded a model with {model}: restart the server."
+    )
   device = jax.local_devices()[0]
   return {
     # NumPy's format has no name for bfloat16.
@@ -47,5 +58,5 @@ def made(
       np.load(folder / f"{i}.npy", mmap_mode="r").view(jnp.dtype(dtype)),
       device,
     )
-    for i, (name, dtype) in enumerate(json.loads(index.read_text()).items())
+    for i, (name, dtype) in enumerate(dtypes.items())
   }

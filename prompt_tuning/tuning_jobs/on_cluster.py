@@ -15,6 +15,7 @@ import pydantic
 
 import prompt_tuning as pt
 from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.tuning_jobs import restarts
 from prompt_tuning.tuning_jobs.jobs import cluster_folder
 from t5x.files import parsing, safe_files
 from t5x.runs import command_line, events
@@ -164,7 +165,8 @@ def _tune(
       return signals.should_stop() or (shared / "stop").exists()
 
     try:
-      return load().tune(
+      return restarts.tune(
+        load().tune,
         train,
         validation,
         folder=folder,

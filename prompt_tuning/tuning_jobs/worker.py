@@ -32,7 +32,7 @@ import filelock
 import prompt_tuning as pt
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.training import cluster_options, defaults
-from prompt_tuning.tuning_jobs import jobs, on_cluster, owners
+from prompt_tuning.tuning_jobs import jobs, on_cluster, owners, restarts
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import Job
 from t5x.runs import events
@@ -187,7 +187,7 @@ def main(flags: types.SimpleNamespace) -> None:
       load = functools.partial(_load, flags)
       tune = functools.partial(on_cluster.tune, load, flags.submit, options)
     else:
-      tune = _load(flags).tune
+      tune = functools.partial(restarts.tune, _load(flags).tune)
     work(store, tune, epath.Path(flags.prompts), should_stop)
 
 

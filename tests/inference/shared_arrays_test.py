@@ -33,6 +33,10 @@ def test_second_process_maps_what_the_first_has_read(
       np.testing.assert_array_equal(shared, array)
   # The arrays are the files' pages, not copies of them.
   assert len(mapped) == 2 * len(alone)
+  replaced = load()
+  replaced.fingerprint = "another"
+  with pytest.raises(ValueError, match="restart the server"):
+    replaced.in_memory  # noqa: B018
 
 
 def test_kernels_of_bfloat16_lie_otherwise_and_mean_the_same(base, monkeypatch):

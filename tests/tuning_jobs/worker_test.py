@@ -1,6 +1,7 @@
 """The worker: its events, its files, its second tries, and its supervisor."""
 
 import contextlib
+import functools
 import os
 import signal
 import sqlite3
@@ -11,10 +12,13 @@ from unittest import mock
 import filelock
 import numpy as np
 import pytest
+import seqio
 import started
+import tiny
 
+import prompt_tuning as pt
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.tuning_jobs import job_store, jobs, worker
+from prompt_tuning.tuning_jobs import job_store, jobs, restarts, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from t5x.runs import events
 
@@ -102,6 +106,30 @@ def test_stopped_job_is_left_to_another_worker(store, queue):
   assert other.folder == store.run_folder(job)
   ended = store.job(job.id)
   assert (ended.status, ended.attempts) == (jobs.SUCCEEDED, 2)
+
+
+def test_run_of_another_dtype_starts_again(base, tmp_path):
+  """The server may have got the flag `--dtype` before it resumes a job."""
+  words = seqio.ByteVocabulary()
+  pairs, seen = [("a dull film", "bad"), ("a fine film", "good")], []
+  tune = functools.partial(
+    restarts.tune,
+    **{"length": 2, "steps": 4, "eval_period": 2, "batch_size": 2},
+    folder=tmp_path / "run",
+    on_event=seen.append,
+  )
+  stopped = tune(
+    pt.load(base, words).tune,
+    *(pairs, pairs),
+    should_stop=lambda: any(x.kind == "checkpoint" for x in seen),
+  )
+  assert stopped.status == "interrupted"
+  half = pt.load(base, words, "bfloat16")
+  seen.clear()
+  tuned = tune(half.tune, pairs, pairs, should_stop=lambda: False)
+  assert tuned.status == "finished"
+  assert any(x.text.startswith("The job starts again") for x in seen)
+  assert min(x.step for x in seen if x.kind == "step") == tiny.BASE_STEP + 1
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,10 @@ def dump(
   return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
+class OtherSettingsError(ValueError):
+  """A folder has a run that cannot resume with the new settings."""
+
+
 def check_same_run(
   before: RunConfiguration,
   now: RunConfiguration,
@@ -245,13 +249,13 @@ def check_same_run(
     The differences, all of which are allowed.
 
   Raises:
-    ValueError: if a difference changes the result of training.
+    OtherSettingsError: if a difference changes the result of training.
   """
   differences = before.differences(now)
   allowed = ["resumable_settings", "base_model_paths"]
   allowed += [] if is_evaluated else ["evaluation_settings"]
   if refused := [x for x in differences if not matches(x.name, *allowed)]:
-    raise ValueError(
+    raise OtherSettingsError(
       f"{folder} has a run with other settings, there -> now: "
       f"{describe(refused)}. A resumed run keeps its settings, except for its "
       "length, the periods of its evaluations and checkpoints, the parts it is "
