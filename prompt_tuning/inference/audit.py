@@ -152,6 +152,8 @@ def _canary(
     why = f"the vocabulary can write {len(others)} other strings of its shape"
     yield Measure(f"{name}: exposure, bits", None, note=why)
     return
+  # The answer may put a few tokens around the secret.
+  longest = len(model.vocabulary.encode(secret)) + 16
   exposures, margins, answers = [], [], []
   for method in (prompt, None):
     scores: dict[str, float] = {}
@@ -161,7 +163,7 @@ def _canary(
     own = scores.pop(secret)
     exposures.append(exposure(own, [*scores.values()]))
     margins.append(own - max(scores.values()))
-    answers += model.generate([text], method)
+    answers += model.generate([text], method, max_length=longest)
   finding = ""
   if secret in answers[0] and secret not in answers[1]:
     finding = "the prompt makes the model answer with the secret"

@@ -209,7 +209,8 @@ class Generated:
 
 # The log likelihood of each label, in nats.
 Ranked = tuple[float, ...]
-# [H] float32, the mean of the encoded tokens of an input, without its prompt.
+# [H] float32, the mean of the encoded tokens of an input, without its prompt; a
+# decoder's output at the last one.
 Embedded = np.ndarray
 
 

@@ -138,6 +138,8 @@ async def _answer(
   most = max(service.engine.settings.shapes.steps)
   if body.num_beams and body.n > 1:
     raise errors.invalid("A beam search has one result, so n must be 1.", "n")
+  if body.num_beams and body.top is not None:
+    raise errors.invalid("A beam search has no logprobs.", "logprobs")
   messages = body.conversation if isinstance(body, Chat) else ()
   inputs = _inputs(service, body.given, body.n, body.field, messages)
   rows = [

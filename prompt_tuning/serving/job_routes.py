@@ -241,8 +241,8 @@ def _settings(
   steps = given.steps or default.steps
   if given.n_epochs is not None:
     steps = -(-pairs * given.n_epochs // batch_size)
-  rate = given.learning_rate or service.prompt_rate
-  rate *= given.learning_rate_multiplier
+  rate = given.learning_rate
+  rate = rate or service.prompt_rate * given.learning_rate_multiplier
 
   def check(is_right: bool, name: str, expected: str) -> None:
     if not is_right:
@@ -256,7 +256,7 @@ def _settings(
     "batch_size",
     f"a batch size from 1 to {pairs}, the file's examples, got {batch_size}",
   )
-  is_clear = given.n_epochs is None or given.steps is None
+  is_clear = given.n_epochs is None or given.steps in (None, steps)
   check(is_clear, "n_epochs", "steps or n_epochs, not both")
   check(
     steps <= MAX_STEPS,

@@ -264,7 +264,7 @@ class Hyperparameters(Schema):
   _unset = (None, "auto")
   n_epochs: int | None = pydantic.Field(None, ge=1)
   batch_size: int | None = pydantic.Field(None, ge=1, le=1024)
-  learning_rate_multiplier: float = 1.0
+  learning_rate_multiplier: float = 1.0  # Of the default; the rate wins.
   length: int | None = pydantic.Field(None, ge=1)
   steps: int | None = pydantic.Field(None, ge=1, le=MAX_STEPS)
   init: Literal["class_labels", "sampled_vocab", "random_uniform"] | None = None

@@ -87,7 +87,8 @@ def test_likelihoods_of_targets_are_those_of_ranking(model, prompts):
 def _made_up(prompt_answers, prompt_likelihood):
   """Returns a model that answers with its input, unless it has a prompt."""
 
-  def generate(inputs, prompt):
+  def generate(inputs, prompt, max_length=None):
+    assert max_length is None or max_length > 16  # The secret fits.
     return [prompt_answers(x) if prompt else x for x in inputs]
 
   def log_likelihoods(pairs, prompt):

@@ -87,6 +87,7 @@ def test_openai_s_client_from_upload_to_answer(service, store, client, model):
     ({}, 0.25),
     ({"learning_rate_multiplier": 2.0}, 0.5),
     ({"learning_rate": 0.5}, 0.5),
+    ({"n_epochs": 2}, 0.25),
   ],
 )
 def test_rate_is_the_model_s_unless_it_is_given(
@@ -100,6 +101,9 @@ def test_rate_is_the_model_s_unless_it_is_given(
   assert found["learning_rate"] == rate
   assert found["learning_rate_multiplier"] == rate / 0.25
   assert store.job(job["id"]).settings.learning_rate == rate
+  # They describe the job: sent again, they make an equal one.
+  again = ask(JOBS, {**body, "hyperparameters": found}).json()
+  assert again["hyperparameters"] == found
 
 
 def test_damaged_file_is_not_used(store, ask):
