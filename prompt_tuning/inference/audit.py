@@ -170,7 +170,8 @@ def _canary(
   elif exposures[0] >= max(_EXPOSED, exposures[1] + _ADDED):
     finding = "the prompt makes the secret likelier than strings like it"
   limit = np.log2(len(others) + 1)
-  note = f"of at most {limit:.1f}; answer {answers[0]!r}"
+  few = ", too few for a finding" if limit < _EXPOSED else ""
+  note = f"of at most {limit:.1f}{few}; answer {answers[0]!r}"
   yield Measure(f"{name}: exposure, bits", *exposures, note, finding)
   note = "log likelihood less that of the likeliest other string"
   yield Measure(f"{name}: margin, nats", *margins, note)

@@ -28,6 +28,8 @@ from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import SUCCEEDED, File, Job, JobEvent
 
 _LOOK_SECONDS = 0.5
+# Training inputs whose pieces are counted.
+_SAMPLE = 200
 # The fields of a job that are shown as they are.
 _SHOWN = ("id", "created_at", "finished_at", "status", "score", "step")
 _SHOWN += ("training_file", "validation_file", "metadata")
@@ -205,6 +207,19 @@ def _check_examples(
   """
   vocabulary = service.engine.model.vocabulary
   most = max(service.engine.settings.shapes.lengths)
+  unk_id = getattr(vocabulary, "unk_id", None)
+  is_unknown = [
+    piece == unk_id
+    for text, _ in training_file[:_SAMPLE]
+    for piece in vocabulary.encode(text)
+  ]
+  unknown = sum(is_unknown) / max(1, len(is_unknown))
+  if unknown > tuning.Settings.max_unknown:
+    raise errors.invalid(
+      f"The model's vocabulary does not know {unknown:.0%} of the pieces of "
+      "the training file's inputs, so the model cannot tell them apart.",
+      "training_file",
+    )
   labels, train = settings.labels, {"train": training_file}
   with errors.refusing(
     "training_file" if labels is None else "hyperparameters.labels"

@@ -37,7 +37,7 @@ def serve(options: argparse.Namespace) -> None:
 
   Raises:
     ValueError: if there are fewer cores than servers, the port is taken, or a
-      server ends by itself, for a reason that it prints.
+      server cannot start, for a reason that it prints.
   """
   shares = cores.shares(options.processes)
   if not all(shares):
@@ -71,6 +71,7 @@ class _Servers:
     """Starts nothing yet; takes the arguments of `_serve_one` for each."""
     self._arguments = arguments
     self._running: dict[int, Any] = {}
+    self._replaced: set[int] = set()
     self.is_stopping = False
 
   @contextlib.contextmanager
@@ -91,7 +92,8 @@ class _Servers:
     """Runs all servers until a signal.
 
     Raises:
-      ValueError: if a server ends by itself.
+      ValueError: if a server cannot start. One that replaces another is tried
+        again instead.
     """
     for place in range(len(self._arguments)):
       self._start(place)
@@ -104,9 +106,10 @@ class _Servers:
         if self.is_stopping:
           continue
         ended = f"Server {place + 1} ended with code {process.exitcode}"
-        if process.exitcode > 0:
+        if process.exitcode > 0 and place not in self._replaced:
           raise ValueError(f"{ended}, so the others end too.")
         print(f"{ended}. Starting another.", file=sys.stderr)
+        self._replaced.add(place)
         time.sleep(_PAUSE_SECONDS)
         self._start(place)
 

@@ -132,6 +132,12 @@ def test_wrong_jobs_are_refused(service, store, ask):
     responses, cases, strict=True
   ):
     served.check_error(response, status, message, param)
+  # As if the vocabulary lacked "a".
+  vocabulary = service.engine.model.vocabulary
+  (unknown,) = vocabulary.encode("a")
+  with mock.patch.object(type(vocabulary), "unk_id", unknown):
+    lacking = ask(JOBS, good)
+  served.check_error(lacking, 400, "does not know 100%", "training_file")
   assert not store.jobs()
   for path in ("/v1/files/x", f"{JOBS}/x"):
     assert ask(path).status_code == 404

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -85,7 +86,7 @@ def _is_over(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_servers_share_an_address(tmp_path, end):
+def test_servers_share_an_address(tmp_path, capfd, end):
   """A prompt is known to all; one that is killed is replaced; all end."""
   port = int(started.free_address(3).partition(":")[2])
   urls = [f"http://127.0.0.1:{port + i}" for i in range(3)]
@@ -124,6 +125,10 @@ def test_servers_share_an_address(tmp_path, end):
     ]
     os.kill(first, signal.SIGKILL)
     started.wait(lambda: not answer(urls[1]))
+    # The first replacement finds its port taken; the second is tried.
+    with socket.create_server(("127.0.0.1", port + 1)):
+      failed = "Server 1 ended with code 1. Starting another."
+      started.wait(lambda: failed in capfd.readouterr().err, 400)
     assert all(answer(urls[0]) for _ in range(10))
     started.wait(lambda: answer(urls[1]), 400)
     *_, second, third = _children(process.pid)

@@ -96,7 +96,7 @@ function fileEntry({ id, filename, pairs, bytes }) {
 }
 
 async function listJobs() {
-  const jobs = (await json(JOBS)).data;
+  const jobs = (await json(`${JOBS}?limit=100`)).data;
   byId("no-jobs").hidden = jobs.length > 0;
   byId("jobs").replaceChildren(...jobs.map(entry));
 }
