@@ -23,7 +23,8 @@ from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 class Vocabulary(Protocol):
   """The part of seqio.Vocabulary that this module needs.
 
-  It may have an attribute `unk_id`, the id of unknown pieces.
+  It may have the attributes `unk_id`, the id of unknown pieces, and
+  `of_inputs`, the vocabulary of inputs if they are encoded differently.
   """
 
   def encode(self, s: str) -> Sequence[int]: ...

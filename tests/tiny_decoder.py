@@ -1,5 +1,6 @@
 """Folders with decoders and T5Gemmas so small that a run takes seconds."""
 
+from collections.abc import Sequence
 import json
 import pathlib
 from typing import Any
@@ -83,14 +84,22 @@ def save(
   return str(folder)
 
 
-def save_tokenizer(folder: pathlib.Path) -> None:
-  """Writes a tokenizer of bytes beside the model, with a chat template."""
+def save_tokenizer(
+  folder: pathlib.Path, merges: Sequence[tuple[str, str]] = ()
+) -> None:
+  """Writes a tokenizer of bytes beside the model, with a chat template.
+
+  Args:
+    folder: The model's.
+    merges: Pairs of bytes that are one piece.
+  """
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers
 
-  pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+  letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+  pieces = [*SPECIAL, *letters, *map("".join, merges)]
   ids = {piece: i for i, piece in enumerate(pieces)}
-  tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[]))
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[*merges]))
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
   tokenizer.add_special_tokens(SPECIAL)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import itertools
 import re
+import string
 from typing import ClassVar
 
 import flax.linen as nn
@@ -141,12 +142,12 @@ def teacher(
 def _pieces(
   prefixes: Sequence[str], vocabulary: Vocabulary
 ) -> dict[str, list[int]]:
-  """Returns the token ids of prefixes by the names of their tasks."""
+  """Returns the first token ids of inputs by the names of their tasks."""
   pieces = {
-    re.sub(r"\W+", "_", prefix).strip("_"): list(vocabulary.encode(prefix))
+    re.sub(r"\W+", "_", prefix).strip("_"): _start_of_inputs(prefix, vocabulary)
     for prefix in prefixes
   }
-  if len(pieces) < len(prefixes) or not pieces or not all(pieces.values()):
+  if len(pieces) < len(prefixes) or not pieces or not all(pieces):
     raise ValueError(
       f"Expected one prefix for each task, got {list(prefixes)}. Give "
       "every task once."
@@ -158,6 +159,20 @@ def _pieces(
         f"{other!r} starts with that of {name!r}. Leave one of them out."
       )
   return pieces
+
+
+def _start_of_inputs(prefix: str, vocabulary: Vocabulary) -> list[int]:
+  """Returns the token ids that all inputs with a prefix start with.
+
+  A chat template or a start token comes before the prefix, and the prefix's
+  last space may be one piece with the word that follows.
+  """
+  of_inputs = getattr(vocabulary, "of_inputs", vocabulary)
+  inputs = [of_inputs.encode(prefix + x) for x in string.ascii_letters]
+  same = itertools.takewhile(
+    lambda ids: len(set(ids)) == 1, zip(*inputs, strict=False)
+  )
+  return [ids[0] for ids in same]
 
 
 def _choose(

@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import seqio
 import tiny
+import tiny_decoder
 import tiny_gin
 
 from prompt_tuning import tasks  # noqa: F401
-from prompt_tuning.data import task_rows
+from prompt_tuning.data import (
+  chat_templates,
+  task_rows,
+  tokenizers_vocabulary,
+)
+from prompt_tuning.interop import hugging_face
 from prompt_tuning.methods import computed_prompts, multitask_prompt
 from t5x import models
 
@@ -28,8 +34,8 @@ def _tokens(*texts):
   return np.array([row + [0] * (20 - len(row)) for row in ids])
 
 
-def _prompts(tokens, dtype="float32", params=PARAMS):
-  module = multitask_prompt.MultitaskPrompt(2, PREFIXES, VOCABULARY)
+def _prompts(tokens, dtype="float32", params=PARAMS, vocabulary=VOCABULARY):
+  module = multitask_prompt.MultitaskPrompt(2, PREFIXES, vocabulary)
   embedded = jnp.zeros((len(tokens), tokens.shape[1], 3), dtype)
   return module.apply({"params": params}, tokens, embedded)
 
@@ -53,6 +59,22 @@ def test_a_prompt_of_no_task_is_not_a_number(text):
   prompts = np.asarray(_prompts(_tokens("cb premise: x", text)))
   assert np.isfinite(prompts[0]).all()
   assert np.isnan(prompts[1]).all()
+
+
+def test_prefixes_are_found_in_a_chat_template(tmp_path):
+  tiny_decoder.save_tokenizer(tmp_path, merges=[("Ġ", "p"), ("Ġ", "c")])
+  words = tokenizers_vocabulary.TokenizersVocabulary(
+    tmp_path / hugging_face.TOKENIZER,
+    eos_id=tiny_decoder.CONFIG["eos_token_id"],
+    chat_template=chat_templates.read(tmp_path),
+  )
+  texts = ["copa choice1: y", "cb premise: x", "cb z", "premise: x"]
+  rows = [words.of_inputs.encode(text) for text in texts]
+  tokens = np.array([row + [0] * (32 - len(row)) for row in rows])
+  prompts = np.asarray(_prompts(tokens, vocabulary=words))
+  expected = [NORMAL[:2] + PARAMS[f"task_{x}"] for x in ("copa", "cb", "cb")]
+  np.testing.assert_allclose(prompts[:3], expected, rtol=1e-6)
+  assert np.isnan(prompts[3]).all()
 
 
 def test_a_row_learns_from_the_examples_of_its_task_alone():

@@ -1,5 +1,6 @@
 """What is in a bucket is found, or the error says why; one holds its lock."""
 
+import threading
 import time
 
 import pytest
@@ -130,13 +131,17 @@ def test_lock_in_a_bucket_is_held_by_one(line):
 def test_lock_whose_holder_is_silent_is_taken_and_it_is_told(line, monkeypatch):
   losses = []
   first, second = _lease("silent", losses), _lease("silent", losses)
-  monkeypatch.setattr(first, "_beat", lambda: None)
+  taken, beat = threading.Event(), first._beat
+  monkeypatch.setattr(first, "_beat", lambda: taken.wait() and beat())
   first.acquire(1, 0.05)
   start = time.monotonic()
   second.acquire(5, 0.05)
   assert time.monotonic() - start >= 1
   assert not first.confirm()
   assert second.confirm()
+  taken.set()
+  first._thread.join()
+  assert losses == ["its object was replaced"]
   second.release()
 
 

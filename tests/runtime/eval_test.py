@@ -36,19 +36,20 @@ def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
 
 
 def test_signal_ends_it_after_a_batch(base, tmp_path):
-  times = []
+  events = []
 
   def evaluate(on_event, **given):
     def signalled(event):
       on_event(event)
-      if not times:
+      if not events:
         signal.raise_signal(signal.SIGTERM)
-      times.append(event)
+      events.append(event)
 
     return _evaluate(tmp_path, base, on_event=signalled, **given)
 
   with pytest.raises(SystemExit) as stop:
     command_line.run(evaluate, "eval", "example", eval_program.show)
+  assert [event.kind for event in events] == ["start", "step"]
   assert stop.value.code == 128 + signal.SIGTERM
   assert tiny.record(tmp_path)["status"] == "interrupted"
   assert run_lock.find_holder(str(tmp_path)) is None

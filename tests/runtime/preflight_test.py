@@ -65,11 +65,11 @@ def test_other_settings_of_the_same_files_are_named(run):
 
 
 def test_run_without_steps_and_damaged_records_hinder_nobody(run):
-  (run / "checkpoint_4").rename(run / "checkpoint_4.orbax-checkpoint-tmp-1")
-  assert _problems([FILES[0], "gin/recipes/lora.gin"]) == []
   for content in ("", "[]", "{", '{"kind": "train"}'):
     (run / "record.json").write_text(content)
     assert _problems() == []
+  (run / "checkpoint_4").rename(run / "checkpoint_4.orbax-checkpoint-tmp-1")
+  assert _problems([FILES[0], "gin/recipes/lora.gin"]) == []
 
 
 def test_long_differences_are_cut(run):

@@ -63,11 +63,15 @@ def test_records_say_where_they_hold(tmp_path):
 
 
 def test_records_name_the_commit():
-  folder = pathlib.Path(records.__file__).parent
-  command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-  done = subprocess.run(command, capture_output=True, text=True)
-  # Outside of a repository there is none to name.
-  assert records.environment()["commit"] == (done.stdout.strip() or None)
+  git = ["git", "-C", pathlib.Path(records.__file__).parent]
+  command = [*git, "ls-files", "--error-unmatch", records.__file__]
+  is_tracked = subprocess.run(command, capture_output=True).returncode == 0
+  done = subprocess.run(
+    [*git, "rev-parse", "HEAD"], capture_output=True, text=True
+  )
+  # An untracked copy may lie in another project's repository.
+  expected = done.stdout.strip() if is_tracked else None
+  assert records.environment()["commit"] == expected
 
 
 def test_committed_records_are_as_they_would_be_written():
