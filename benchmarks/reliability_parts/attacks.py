@@ -37,7 +37,7 @@ _ROOM = 3
 _FLAGS = "--name=base --lengths=32 --labels=16 --max_tokens=16 --rows=1 "
 _FLAGS += f"--hosts=localhost --quota_files={_ROOM} --body_bytes=65536 "
 _FLAGS += "--upload_bytes=1000000"
-_TEXT = "told only to Ann"
+_TEXT = "Emma bought Anna a silver ring"  # All words are the model's.
 _LINE = json.dumps({"prompt": _TEXT, "completion": "True"}).encode()
 _JOBS = "/v1/fine_tuning/jobs"
 _ANN, _BOB = "a-key-of-ann", "a-key-of-bob"
