@@ -1,9 +1,9 @@
 """Pages: a sheet's table, figure and runs, as the files in `results/tables`.
 
-One page lists drifted records: those that today's files would not make again. A
-record has the settings of its run, and today's files and code give settings to
-each cell; the base model has a fingerprint; a prompt that a run starts from has
-its own record. Where they differ, the record is listed until it is made again.
+One page lists drifted records, which today's files would not reproduce. A
+record holds its run's settings, its base model's fingerprint and the record of
+the prompt it started from. If any of them differs from what today's sheet, gin
+files and code give, the page lists the record until the cell is run again.
 """
 
 import collections
@@ -17,40 +17,41 @@ from prompt_tuning.experiments.text_tables import Table
 from t5x.configuration import identity
 
 HOURS_PAGE, DRIFT_PAGE = "hours.md", "drift.md"
-_ABOUT_DRIFT = """# Records that today's files would not make again
+_ABOUT_DRIFT = """# Records that today's files would not reproduce
 
-Each was made by other settings than its sheet and the gin files now give, by
-code that read its data in another order, or from other weights of the base
-model or another prompt than lie there now. They stand in the tables, as what
-they are: results of what is on the left. `prompt-tuning launch SHEET` makes
-those of other settings again, the others once their files here are deleted.
+A record is listed here if its run differs from what today's files give: in
+its settings, the order of its data, the weights of its base model, or the
+prompt it started from. Each heading shows the difference, old -> new. The
+tables still show these records, with their old settings. `prompt-tuning launch
+SHEET` runs a cell again if its settings differ; for any other difference,
+delete the record first.
 """
-_ABOUT_HOURS = """# What was run, and what it took
+_ABOUT_HOURS = """# Runs and their hours
 
-Of every sheet of `configs`: its cells, and the hours of those that have
-results; core hours are hours times the cores that a run might use. A run that
-stands in several sheets is in each of their rows, and once in the sums. What a
-sheet lacks, `prompt-tuning launch SHEET` runs, with `--retry-failed` what
-failed too, but `ladder`'s models `prompt-tuning pretrain`. Those of `full`
-need TPUs or GPUs.
+Each row is a sheet in `configs`, with the number of its cells and the hours of
+those that have results. Core hours are hours times the cores available to the
+run. If several sheets share a run, it counts in each of their rows and once in
+the sums. `prompt-tuning launch SHEET` runs the missing cells of a sheet, and
+with `--retry-failed` its failed cells too; `prompt-tuning pretrain` makes the
+models of `ladder`. The sheets in `full` need TPUs or GPUs.
 """
 _NOTE = (
-  "Mean ± sample standard deviation over runs with different seeds, and in "
-  "brackets how many there are."
+  "Mean ± sample standard deviation over runs with different seeds; the "
+  "number of runs is in brackets."
 )
 _GAP_NOTE = (
-  "A gap is between the seeds that both have; its deviation is that of the "
-  "difference of two single runs."
+  "A gap compares the seeds that both have; its deviation is that of the "
+  "difference between two single runs."
 )
-_ENDS = "Ours, where runs end"
+_ENDS = "Ours, at the end of each run"
 _ENDS_NOTE = (
-  "As above, but each run counts with its last evaluation, where columns are "
-  "steps with the last until then, not with the best."
+  "As above, but each run counts with its last evaluation instead of its best. "
+  "Where the columns are steps, it is the last evaluation up to that step."
 )
 _FIGURE_NOTE = (
-  "Our bands and bars: one sample standard deviation to either side."
+  "Our bands and bars show one sample standard deviation on either side."
 )
-_ARROW_NOTE = "An arrow points at a score below the axis, which is beside it."
+_ARROW_NOTE = "An arrow marks a score below the axis, with its value beside it."
 _START = r"<!-- (?:ours|paper): "
 _BLOCK = re.compile(
   r"(<!-- (ours|paper): (\S+) -->\n)(?:(?!<!--).)*(<!-- end -->\n)", re.DOTALL
@@ -163,7 +164,7 @@ def _runs(results: Results) -> Iterator[str]:
     and all(x is not y for y in (*stored, *failed.values()))
   ]
   if others:
-    yield "Records beside the table, of other settings:\n"
+    yield "Records with other settings, which the table leaves out:\n"
     yield "".join(
       f"* `{x.path.stem}`: {x.record.status}"
       + (f", best {x.record.score:.1f}" if x.record.scores else "")
@@ -176,7 +177,7 @@ def _runs(results: Results) -> Iterator[str]:
   command = " \\\n  ".join(words)
   yield (
     f"The command of one cell:\n\n```sh\n{command}\n```\n\n"
-    f"`{sheet.launch_command}` runs what is missing.\n"
+    f"`{sheet.launch_command}` runs the missing cells.\n"
   )
 
 
@@ -218,7 +219,7 @@ def drift_note(results: Results) -> str | None:
   )
   return (
     f"{sum(map(len, found.values()))} of {len(results.runs)} cells show "
-    "records that today's files would not make again, old -> new:\n\n"
+    "records that today's files would not reproduce, old -> new:\n\n"
     f"{lines}"
   )
 

@@ -69,8 +69,8 @@ def _hours(plan: Plan, trained: Any) -> str:
   )
   table = table.reindex(columns=sizes).fillna("").reset_index().astype(str)
   return (
-    f"Device hours of {plan.steps:,} such steps, at the least (no: does not "
-    "fit; empty: not compiled):\n\n"
+    f"Lower bounds on the device hours of {plan.steps:,} such steps (no: does "
+    "not fit; empty: not compiled):\n\n"
     f"{Table(['On', 'Devices', *sizes], table.values.tolist()).markdown()}"
   )
 
@@ -80,10 +80,10 @@ def _figure_1(plan: Plan, trained: Any) -> Iterator[str]:
   runs = plan.runs_of_a_size
   yield (
     "## The paper's Figure 1, by these programs\n\n"
-    f"Its prompts: eight tasks, three seeds, so {runs} runs of "
-    f"{plan.steps:,} steps a size, of 512 inputs, with activations computed "
-    "twice: what is asked for can take less. Evaluation is not in it. On the "
-    "paper's own devices, of which a chip has two:\n"
+    f"Each size needs {runs} prompts (eight tasks, three seeds) of "
+    f"{plan.steps:,} steps with inputs of 512 tokens. These programs compute "
+    "activations twice; keeping them takes fewer hours and more memory. "
+    "Evaluation is not counted. On the paper's own devices, two to a chip:\n"
   )
   fitting = trained[trained["fits"]]
   own = fitting[fitting["size"].map(plan.paper.get) == fitting["topology"]]

@@ -75,7 +75,7 @@ def test_what_the_choice_of_the_best_evaluation_adds(tmp_path, sheet):
   for evals in ([best, last], [best]):
     results = made_up.results(tmp_path, sheet, evals=evals, best=best)
     page = pages.sheet_files(results)["x.md"].decode()
-    ours, *ends = page.split("## Ours, where runs end")
+    ours, *ends = page.split("## Ours, at the end of each run")
     assert "| Prompt_tuning | 90.0 ± 0.0 (3) |" in ours
     assert len(ends) == len(evals) - 1
     assert all("| Prompt_tuning | 40.0 ± 0.0 (3) |" in x for x in ends)
@@ -149,4 +149,4 @@ def test_runs_are_told_apart(tmp_path):
   page = pages.sheet_files(results)["x.md"].decode()
   assert "Commits: 0123456 (1 runs), 0123456 + changes (1 runs)." in page
   assert f"* `{third.name}`: failed: it broke" in page
-  assert "`python do.py` runs what is missing" in page
+  assert "`python do.py` runs the missing cells" in page

@@ -69,7 +69,7 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
       return f"{NAME} names {name!r}, which is outside"
 
   def problem(name: str) -> str | None:
-    # A file that cannot be read for lack of permission is not damaged.
+    # A file without read permission is not damaged.
     try:
       if _sha256(folder / name) == expected[name]:
         return None

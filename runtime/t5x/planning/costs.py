@@ -364,12 +364,12 @@ def describe(found: CostReport, steps: int | None) -> str:
     lines.append(f"  attention        {attention}")
   if found.seconds_bound is not None:
     bound = found.seconds_bound
-    lines.append(f"  bound            {bound:.4g} seconds a step at the least")
+    lines.append(f"  bound            at least {bound:.4g} seconds a step")
     if steps:
       hours = bound * steps / 3600
       lines.append(
-        f"  bound of {steps} steps: {hours:.3g} hours, "
-        f"{hours * found.devices:.3g} device hours at the least"
+        f"  bound of {steps} steps: at least {hours:.3g} hours, "
+        f"{hours * found.devices:.3g} device hours"
       )
   effort = ", with the least effort" if found.is_quick else ""
   lines.append(f"  compiled in      {found.compile_seconds:.0f} s{effort}")
