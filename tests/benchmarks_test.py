@@ -179,7 +179,7 @@ def test_a_tiny_model_is_run_as_a_large_one(tmp_path, monkeypatch):
   assert [x["step"] for x in record["train"]["evals"]] == [2, 4]
   assert len(record["answer"]["answers"]) == 4
   of_weights = record["planned"]["weights"]
-  # In bfloat16, and the prompt in float32.
+  # All weights are float32, the prompt of [100, 16] too.
   assert of_weights == 4 * record["parameters"] + 4 * 100 * 16
   assert record["train"]["peak_bytes"] > record["planned"]["train"] > of_weights
 

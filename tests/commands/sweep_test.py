@@ -69,7 +69,7 @@ def test_another_sweep_shares_runs_and_names_those_it_lacks(root, capsys):
   ]
   _sweep("--gin.SEED=1,2", *FAST[1:])
   page = (root / "runs/sweeps/x/table.md").read_text()
-  assert "Records beside the table, of other settings:\n\n* `seed0`" in page
+  assert "which the table leaves out:\n\n* `seed0`" in page
 
 
 def test_run_without_a_score_is_not_tabulated(root, capsys):
@@ -94,4 +94,7 @@ def test_documented_sweeps_are_sweeps(tmp_path, monkeypatch, arguments, capsys):
   _sweep(*kept, "--dry-run", f"--root={tmp_path}")
   assert len(capsys.readouterr().out.splitlines()) == 8
   assert not (tmp_path / "runs").exists()
+
+
+def test_sweeps_are_documented():
   assert len(DOCUMENTED) >= 2

@@ -375,6 +375,7 @@ def test_mistakes_are_one_line(folder, words, message, capsys):
   prompt_files.save_prompt(path, 2 * array)
   assert console.main(words) == 1
   out, err = capsys.readouterr()
-  assert message in err
+  (line,) = err.splitlines()
+  assert message in line
   assert not out
   assert not (folder / "runs").exists()

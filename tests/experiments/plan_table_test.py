@@ -25,6 +25,10 @@ def test_rule_of_the_table_divides_devices_and_batches():
     assert parts == "None" or PLAN.batch_size % int(parts) == 0
 
 
+def test_table_has_programs_with_a_tpu_kernel():
+  assert PLAN.select("tpu", "flash")
+
+
 def test_page_is_made_of_its_records():
   records = plan_table.read(*ROOT.glob("results/plan_*.json"))
   assert plan_page.page(PLAN, records) == (ROOT / "results/plan.md").read_text()
@@ -41,4 +45,3 @@ def test_without_a_compiler_there_is_no_table(monkeypatch, capsys, tmp_path):
   assert console.main(words) == 1
   assert "Error: No compiler for h100x8" in capsys.readouterr().err
   assert not (tmp_path / "results").exists()
-  assert PLAN.select("tpu", "flash")

@@ -86,6 +86,7 @@ def test_answer_is_the_majority_of_what_each_prompt_answers(model):
 def test_it_is_evaluated_like_a_model(model, base, tmp_path):
   metrics = tiny.evaluate(tmp_path, base, model)
   assert list(metrics) == [tiny.TASK]
+  assert 0 <= metrics[tiny.TASK]["accuracy"] <= 100
 
 
 def test_prompts_that_do_not_fit_are_refused(base, tmp_path):
