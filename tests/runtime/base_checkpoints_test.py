@@ -1,4 +1,4 @@
-"""Base models in the formats of Google's T5X, of which we write two."""
+"""Tests of base models in the formats of Google's T5X; we write two."""
 
 import os
 import pathlib
@@ -62,7 +62,7 @@ def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
   own = checkpoints.fingerprint(traverse_util.unflatten_dict(flat, sep="/"))
   there = checkpoints.open_checkpoint(moved)
   assert there.fingerprint == checkpoints.fingerprint(state.frozen) == own
-  # Nor is it read again, as what was read tells it.
+  # Restoring records it, which saves a second read of the weights.
   assert base.metadata["fingerprint"] == own
 
 
@@ -70,7 +70,7 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
   prompt = {"encoder/prompt/prompt": np.zeros((4, tiny.WIDTH), np.float32)}
   merged = _write("gfile", tmp_path / "merged", {**flat, **prompt})
   alone = checkpoints.open_checkpoint(_write("gfile", tmp_path / "alone", flat))
-  # Another prompt is trained on it: what is frozen is the model alone.
+  # Training another prompt on it freezes the model without the old prompt.
   state, base = tiny.restore(merged)
   found = base_models.base_fingerprint(base)
   assert found == checkpoints.fingerprint(state.frozen)
@@ -79,7 +79,7 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
 
 @pytest.mark.parametrize("kind", ["gfile", "orbax"])
 def test_base_model_is_read_inside_a_trace(tmp_path, flat, kind):
-  """As where gin makes an initialiser while the network is traced."""
+  """Gin may make an initialiser, which reads weights, during a trace."""
   path = _write(kind, tmp_path / "written", flat)
 
   def embedding():
@@ -110,7 +110,8 @@ def test_fingerprint_reads_corners_only(tmp_path, flat, kind):
 
 
 def test_prompt_may_be_read_from_another_name(tmp_path, flat):
-  prompt = np.full((4, tiny.WIDTH), 2, np.float32)  # As upstream names it.
+  prompt = np.full((4, tiny.WIDTH), 2, np.float32)
+  # Upstream stores the prompt under this name.
   path = _write(
     "gfile", tmp_path, {**flat, "encoder/prompt/prompt/prompt": prompt}
   )
@@ -138,7 +139,7 @@ def test_part_that_is_missing_is_not_taken_for_zeros(tmp_path, flat):
   ("name", "content", "message"),
   [
     ("checkpoint", b"model_checkpoint_path: 'm-1'", "of Mesh TensorFlow"),
-    # In msgpack.
+    # Version 2 in msgpack.
     ("checkpoint", b"\x81\xa7version\x02", "format 2, expected 3"),
     ("", None, "not a base checkpoint: expected a T5X"),
   ],
@@ -164,12 +165,12 @@ def test_buckets_are_read_where_they_are():
 
 
 def test_host_reads_its_shards_only(tmp_path, flat, monkeypatch):
-  """Another's chunk is not there: to read it would be an error."""
+  """Another host's chunk is missing, so reading it would be an error."""
   path = pathlib.Path(_write("gfile", tmp_path, flat))
   (path / "target.token_embedder.embedding" / "1.0").unlink()
   shape, one = flat[EMBEDDING].shape, SingleDeviceSharding(jax.devices()[0])
   half = slice(0, shape[0] // 2)
-  # What JAX asks for on a host that has the first half.
+  # JAX asks a host that has the first half for these rows.
   monkeypatch.setattr(
     jax,
     "make_array_from_callback",
@@ -199,7 +200,7 @@ def test_damaged_base_model_is_refused_by_name(tmp_path, damage):
   assert checkpoints.open_checkpoint(str(path)).step == 7
   for file in [file for file in path.rglob("*") if file.is_file()]:
     if file.name == digests.NAME and damage == "deleted":
-      continue  # As T5X's own, it cannot be compared.
+      continue  # Checkpoints of T5X have no digests either.
     content = file.read_bytes()
     DAMAGES[damage](file)
     base_checkpoints._refuse_damage.cache_clear()
@@ -231,7 +232,7 @@ def test_googles_t5x_finds_the_item_that_it_restores(
 
 @pytest.mark.parametrize("is_flat", [False, True])
 def test_every_layout_is_read_with_its_metadata(tmp_path, flat, is_flat):
-  """The layout without an item is older."""
+  """The older layout has no folder for the item."""
   path = _save(tmp_path, flat)
   if is_flat:
     shutil.move(path / "_CHECKPOINT_METADATA", path / orbax.ITEM)
@@ -261,7 +262,7 @@ def _write_v3(folder, flat, step=STEP):
 def test_t5x_and_we_read_what_we_write_v3(
   tmp_path, monkeypatch, flat, chunk_bytes, chunks
 ):
-  """Also to a path from the working directory."""
+  """Both readers find every array, even after a write to a relative path."""
   (tmp_path / "here").mkdir()
   monkeypatch.chdir(tmp_path / "here")
   monkeypatch.setattr(t5x_v3, "_CHUNK_BYTES", chunk_bytes)
@@ -274,7 +275,7 @@ def test_t5x_and_we_read_what_we_write_v3(
   t5x_folders.assert_same(read, flat)
   t5x_folders.assert_same(_arrays(own), flat)
   parts = (path / "target.token_embedder.embedding").glob("*.*")
-  assert len(list(parts)) == chunks + 1  # And .zarray.
+  assert len(list(parts)) == chunks + 1  # The other file is .zarray.
 
 
 def test_checkpoint_appears_when_it_is_whole(tmp_path, flat):
@@ -285,7 +286,7 @@ def test_checkpoint_appears_when_it_is_whole(tmp_path, flat):
   assert os.listdir(tmp_path) == []
   with pytest.raises(ValueError, match="No checkpoint_<step> in"):
     checkpoints.find_checkpoint(str(tmp_path))
-  # What was begun is not in the way.
+  # The failed write does not block another one.
   _write_v3(tmp_path, flat, step=5)
   with pytest.raises(ValueError, match="checkpoint_5 already exists"):
     _write_v3(tmp_path, flat, step=5)

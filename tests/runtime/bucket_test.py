@@ -1,4 +1,4 @@
-"""A run at gs:// is the run on a disk, whatever happens to it on the way."""
+"""Tests that a run at gs:// equals one on a disk, despite interruptions."""
 
 import functools
 import gc
@@ -35,9 +35,9 @@ from t5x.files import gcs_file_system
 
 ROOT = f"gs://{bucket.BUCKET}"
 STEPS = 6
-# A run is cut off so often: 20 times where that was asked for.
+# Number of times that a run is cut off; it was 20 once, by hand.
 CUTS = int(os.environ.get("BUCKET_TEST_CUTS", "2"))
-# Of a process that was to be dead, and lives on without a bucket.
+# A run that is cut off lives on in this process, without its bucket.
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.filterwarnings(
@@ -45,13 +45,13 @@ pytestmark = [
     "ignore::pytest.PytestUnhandledThreadExceptionWarning",
   ),
 ]
-# In a name of metrics.jsonl: what a clock says.
+# Names of measured times in metrics.jsonl contain this.
 _TIMES = "/timing/"
 
 
 @pytest.fixture(autouse=True)
 def _collected():
-  """What dead runs leave is thrown away here, and not in another test."""
+  """Collects the garbage of cut-off runs before the next test starts."""
   yield
   gc.collect()
 
@@ -84,7 +84,7 @@ def on_disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def requests_of_a_run(line, base):
-  """How many there are; it leaves the run there."""
+  """The number of requests of a run, which stays in the bucket."""
   before = line.count
   train(f"{ROOT}/run", base)
   return line.count - before
@@ -103,7 +103,7 @@ def _lines(path):
 
 
 def _assert_same_run(folder, on_disk):
-  """Prompt, metrics and predictions, bit for bit."""
+  """Compares prompts, metrics, predictions and records of two runs exactly."""
   there, expected = storage.absolute(folder), on_disk / "run"
   tiny.assert_same_prompt(there, expected)
   names = storage.files(expected / "inference_eval")
@@ -118,14 +118,14 @@ def _assert_same_run(folder, on_disk):
 
 
 def _top(folder):
-  """What a run's folder has, but for checkpoints and the hosts' names."""
+  """Returns the first parts of the names in a run's folder."""
   names = {x.partition("/")[0] for x in storage.files(folder)}
   return {x.partition(".")[0] for x in names}
 
 
 def test_run_in_a_bucket_is_that_on_a_disk(run, on_disk):
   _assert_same_run(run, on_disk)
-  # The lock is given back.
+  # No lock is left.
   assert _top(run) == _top(on_disk / "run")
   assert train(run, f"{ROOT}/base").was_over
 
@@ -143,10 +143,10 @@ def test_run_that_is_cut_off_again_and_again_is_the_same(
       try:
         train(folder, base)
       except Exception:
-        # Whatever a library makes of it.
+        # Each library raises another kind of error.
         assert cut.is_over
     if not cut.is_over:
-      # It came to its end before: again, from the beginning.
+      # The run ended before the cut, so it starts from the beginning.
       _assert_same_run(folder, on_disk)
       storage.remove(folder)
       continue
@@ -161,7 +161,7 @@ def test_bucket_that_fails_half_of_its_requests_is_asked_again(
 ):
   monkeypatch.setattr(gcs_file_system, "_FIRST_WAIT", 0.01)
   monkeypatch.setattr(gcs_file_system, "_LONGEST_WAIT", 0.01)
-  # TensorStore waits for a second and more, for Orbax and for us.
+  # By default, TensorStore waits a second or more between tries.
   retries = {"initial_delay": "10ms", "max_delay": "10ms"}
   make_context = tensorstore.Context
   monkeypatch.setattr(
@@ -216,7 +216,7 @@ def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
     return _lines(storage.absolute(folder) / name)
 
   folder = f"{ROOT}/infer"
-  # The first chunk is there, and the second is not.
+  # The upload of the second chunk fails.
   uploads = []
 
   def second_chunk(method, path):
@@ -260,7 +260,7 @@ def test_models_are_converted_and_compared_across_a_bucket(
 def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   line, on_disk, tmp_path
 ):
-  """As T5X's public ones are: what its specs say of a bucket is of another."""
+  """The array specs name another bucket, as T5X's public checkpoints do."""
   base = base_checkpoints.open_checkpoint(str(on_disk / "base"))
   arrays = {name: stored_arrays.read(x) for name, x in base.arrays.items()}
   folder = t5x_folders.write_v3(tmp_path, tiny.BASE_STEP, arrays, "gcs")

@@ -1,6 +1,6 @@
-"""Which checkpoints of a run are kept, and what becomes of damaged ones.
+"""Tests of a run's checkpoints: kept, damaged and set aside.
 
-Then runs, whose folder was damaged while they were stopped: nothing is lost.
+The last tests damage the folder of a stopped run, which loses nothing.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def _kept(folder):
 
 
 def _restore(folder):
-  """The step that is restored; its values must be those that were saved."""
+  """Restores a run, checks its values and returns its step."""
   one = SingleDeviceSharding(jax.devices()[0])
   axes = jax.tree.map(lambda _: one, _state(0))
   with contextlib.closing(_open(folder)) as checkpointer:
@@ -83,7 +83,7 @@ def two(tmp_path_factory):
 
 @pytest.fixture
 def folder(two, tmp_path):
-  """A copy of it."""
+  """A copy of the folder with two checkpoints."""
   return shutil.copytree(two, tmp_path / "run")
 
 
@@ -93,14 +93,14 @@ def folder(two, tmp_path):
     ([50, 90, 60, 40, 70], {}, {20, 50}),
     ([50, 90, 60, 40, 70], {"metric_mode": "min"}, {40, 50}),
     ([50, 49, 48], {"keep": None}, {10, 20, 30}),
-    # Of equals, the earlier is the best.
+    # Of equal scores, the earlier is the best.
     ([50, 50, 40], {}, {10, 30}),
-    # There is one before the newest, even if that is the best.
+    # The one before the newest is kept even if the newest is the best.
     ([51, 52, 53], {}, {20, 30}),
   ],
 )
 def test_best_and_newest_are_kept(tmp_path, scores, overrides, kept):
-  """Also of a run that was stopped meanwhile."""
+  """Keeps both even if the run stops after two saves and resumes."""
   evals = [(10 * i, float(x)) for i, x in enumerate(scores, 1)]
   for steps in (range(1, 3), range(3, len(evals) + 1)):
     checkpointer = _open(tmp_path, **overrides)
@@ -123,7 +123,7 @@ def test_to_keep_no_best_checkpoint_is_refused(tmp_path):
 
 
 def test_damaged_newest_is_set_aside_for_the_one_before(two, tmp_path, caplog):
-  """Any file of it: the state is the newest's or, with a word, the older's."""
+  """Damage to any file gives the newest state or a warning and the older."""
   newest = two / "checkpoint_20"
   files = sorted(path for path in newest.rglob("*") if path.is_file())
   assert len(files) >= len(DAMAGES)
@@ -135,12 +135,12 @@ def test_damaged_newest_is_set_aside_for_the_one_before(two, tmp_path, caplog):
     caplog.clear()
     step = _restore(folder)
     if file.parent == newest and file.name != digests.NAME:
-      # Orbax's own, which are not read.
+      # Orbax's own files are not read.
       assert step == 20
       continue
     assert step == 10, file
     assert "checkpoint_20 is damaged (" in caplog.text
-    # Of the digests, a name of another file may be hit.
+    # Damage to the digests may hit another file's name.
     assert file.name in caplog.text or file.name == digests.NAME
     assert "resumes from step 10" in caplog.text
     assert _kept(folder) == {"10", "20.damaged"}
@@ -180,9 +180,9 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
   assert _kept(tmp_path) == {"10", "20"}
 
 
-@pytest.mark.parametrize("step", [20, 21])  # The last evaluation is of 20.
+@pytest.mark.parametrize("step", [20, 21])  # The last evaluation is at 20.
 def test_checkpoint_that_says_nothing_new_is_not_written_again(folder, step):
-  """As where the run that is restored goes on, unless it had stopped there."""
+  """Saving a step again writes only if `is_stopped` has changed."""
   checkpointer = _open(folder)
   info, written = checkpointer.find_run(), []
   for is_stopped in (False, False, True, True, False):
@@ -197,7 +197,7 @@ def test_checkpoint_that_says_nothing_new_is_not_written_again(folder, step):
 @pytest.mark.parametrize(
   "left",
   [
-    # Killed while it wrote, deleted, or replaced a checkpoint.
+    # The run was killed while it wrote, deleted or replaced a checkpoint.
     "30.orbax-checkpoint-tmp",
     "10.deleted",
     "20.new.orbax-checkpoint-tmp",
@@ -218,7 +218,7 @@ def test_what_a_killed_run_left_is_cleared_away(folder, left):
 def test_run_in_a_bucket_begins_with_the_mark_of_its_first_checkpoint(
   tmp_path, monkeypatch
 ):
-  """Killed before it, the run leaves its folder free for any other."""
+  """Without the mark, the folder counts as empty, so another run may use it."""
   monkeypatch.setattr(storage, "is_bucket", lambda path: True)
   saved = checkpoint_folder.CheckpointFolder(epath.Path(tmp_path))
   (tmp_path / "checkpoint_10" / "state").mkdir(parents=True)
@@ -243,7 +243,7 @@ def test_failed_write_says_why_and_leaves_the_old_checkpoints(
 def test_error_of_a_run_says_more_than_that_of_closing(
   folder, monkeypatch, own
 ):
-  """Of several processes, the others may be gone by then."""
+  """A connection lost on closing is raised only if the run had no error."""
   lost = OSError("Connection closed by peer")
   monkeypatch.setattr(digests, "write", mock.Mock(side_effect=lost))
 
@@ -265,7 +265,7 @@ def test_run_that_lost_its_lock_deletes_nothing(folder, monkeypatch, fails):
   checkpointer = _open(folder)
   checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
   checkpointer.check_lock = mock.Mock(side_effect=run_lock.LockLostError)
-  # What the other run is writing.
+  # The other run is writing this checkpoint.
   (folder / "checkpoint_40.orbax-checkpoint-tmp").mkdir()
   with pytest.raises(run_lock.LockLostError):
     checkpointer.wait()
@@ -288,7 +288,7 @@ LAST_STEP = tiny.BASE_STEP + 6
 
 
 def _go_on(copy, base, run):
-  """Trains, and compares what counts of the two runs."""
+  """Resumes the copy and compares its prompt and record with the run's."""
   tiny.train_prompt(copy, base)
   tiny.assert_same_prompt(copy, run)
   for name in ("status", "evals", "best", "steps"):
@@ -301,7 +301,7 @@ def _lines(folder):
 
 @pytest.mark.slow
 def test_best_prompt_is_written_again(run, base, copy, caplog):
-  """Also where the run is over, and nothing else is to do."""
+  """A finished run writes its damaged prompt file again."""
   for damage in ("cut off", "a bit flipped", "deleted"):
     DAMAGES[damage](copy / "prompt.safetensors")
     caplog.clear()
@@ -328,7 +328,7 @@ def test_damaged_newest_checkpoint_changes_no_result(run, base, copy, caplog):
 def test_garbled_files_are_kept_aside_and_made_again(
   run, base, copy, content, caplog
 ):
-  """The record, and metrics, to which evaluations are added."""
+  """The new record and metrics file have the evaluations of the old ones."""
   (copy / "record.json").write_text(content)
   (copy / "metrics.jsonl").write_text("\0\0\0\n7\n{\n")
   _go_on(copy, base, run)

@@ -1,4 +1,4 @@
-"""`python -m t5x.train` as a user meets it, in processes of their own."""
+"""Tests of `python -m t5x.train` as a user meets it."""
 
 import functools
 import os
@@ -29,7 +29,7 @@ TRAIN = [*MODEL, "--gin_file=gin/runs/train.gin"]
 
 @pytest.mark.slow
 def test_wrong_configuration_is_one_line_and_status_1(tmp_path):
-  """One that is found inside a configurable."""
+  """An error inside a configurable is one line without a traceback."""
   arguments = ["--gin.TASK='super_glue_axb'", "--gin.TRAIN_STEPS_RELATIVE=1"]
   message = "Error: super_glue_axb has no split 'train'.*\n"
   folder = f"--gin.MODEL_DIR={str(tmp_path)!r}"
@@ -134,7 +134,7 @@ def test_call_that_ends_after_the_failure_of_others_is_not_shown():
 
 @pytest.mark.slow
 def test_wheel_works_in_a_folder_of_its_own(tmp_path):
-  """Converted, tuned, swept and launched, by paths from that folder."""
+  """Converts, tunes, sweeps and launches with paths from that folder."""
   build = ("-m", "hatchling", "build", "-t", "wheel", "-d")
   started.python(*build, tmp_path / "dist", cwd=ROOT)
   site, folder = tmp_path / "site", tmp_path / "folder"
@@ -183,7 +183,7 @@ def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   launched = console("launch", "mine", "--dry-run")
   assert "1 of 2 cells to run." in launched.stderr
   new = set(site.rglob("*")) - before
-  assert {path.suffix for path in new} <= {".pyc", ""}  # And __pycache__.
+  assert {path.suffix for path in new} <= {".pyc", ""}  # "" is __pycache__.
 
 
 def test_failure_of_a_run_is_one_line_and_status_1(monkeypatch, capsys):
@@ -202,14 +202,15 @@ def test_failure_of_a_run_is_one_line_and_status_1(monkeypatch, capsys):
       gin_utils.run_entry_point(fail, fail)
     assert exit_.value.code == 1
     assert re.fullmatch(f"Error: {said}\n", capsys.readouterr().err)
-    monkeypatch.setattr(gin_utils, "define_flags", bool)  # They are defined.
+    # Flags can be defined only once.
+    monkeypatch.setattr(gin_utils, "define_flags", bool)
 
 
 def test_threads_that_wait_for_a_checkpoint_do_not_keep_a_failed_command(
   monkeypatch,
 ):
   class Waiting(threading.Thread):
-    """As Orbax's."""
+    """A thread that seems to be Orbax's."""
 
   Waiting.__module__ = "orbax.checkpoint._src.futures.future"
   over, exits = threading.Event(), []
@@ -225,7 +226,7 @@ def test_threads_that_wait_for_a_checkpoint_do_not_keep_a_failed_command(
 
 @pytest.mark.slow
 def test_tensorflow_does_not_speak_of_caches():
-  """It warns when an evaluation reads a part of a split, as it should."""
+  """Reading part of a cached dataset prints no warning."""
   program = (
     "import t5x.utils, tensorflow as tf\n"
     "part = tf.data.Dataset.range(9).cache().take(2).repeat(2)\n"
@@ -253,7 +254,7 @@ def test_help_shows_values_and_files():
   assert "\n  MODEL_DIR = required\n" in text
   for name in ("ladder_s", "model_tuning", "class_labels", "--tfds_data_dir"):
     assert f"\n  {name} " in text
-  assert "repeat this" not in text  # absl's, which breaks lines.
+  assert "repeat this" not in text  # Part of absl's help on repeated flags.
 
 
 def test_help_imports_neither_jax_nor_tensorflow():
@@ -270,7 +271,7 @@ def test_help_imports_neither_jax_nor_tensorflow():
 
 
 def test_help_ends_quietly_if_nobody_reads_on():
-  """As behind `| head`."""
+  """A closed reader, as in `| head`, ends the help without a message."""
   reader, writer = os.pipe()
   os.close(reader)
   with os.fdopen(writer) as closed:

@@ -1,4 +1,4 @@
-"""For the tests of the room: a run that is over, and the way to a bucket."""
+"""Fixtures of this folder: a finished run, and a connection to a bucket."""
 
 import shutil
 
@@ -8,9 +8,9 @@ import tiny
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, base):
-  """Not to be changed: `copy` is."""
+  """The folder of a finished run; a test that changes it takes `copy`."""
   folder = tmp_path_factory.mktemp("run")
-  # Of another run, on an earlier base, which was killed before it saved a step.
+  # A run on an earlier base was killed before it saved a step, and left this.
   (folder / "metrics.jsonl").write_text('{"step": 1}\n')
   assert tiny.train_prompt(folder, base).status == "finished"
   return folder
@@ -23,7 +23,7 @@ def copy(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def line():
-  import bucket  # It needs an extra.
+  import bucket  # This needs an extra.
 
   with bucket.in_place_of_googles() as line:
     yield line

@@ -1,4 +1,4 @@
-"""Batches are seqio's, in seqio's order, in the tokens of their model."""
+"""Tests that batches equal seqio's, in its order and the model's tokens."""
 
 import itertools
 import types
@@ -67,7 +67,7 @@ def _batches(cfg, rows=None):
 
 
 def _of_seqio(cfg, rows=None):
-  """What seqio gives to one process, in batches cut without tf.data."""
+  """Yields seqio's batches for one process, cut without tf.data."""
   examples = seqio.get_dataset(
     cfg.mixture_or_task_name,
     cfg.task_feature_lengths,
@@ -84,7 +84,7 @@ def _of_seqio(cfg, rows=None):
 
 
 def test_processes_agree_on_a_seed_that_is_drawn(monkeypatch):
-  """Each with its own would see some examples twice and others never."""
+  """With different seeds, some examples would repeat and others be missing."""
   monkeypatch.setattr(multihost, "from_first_process", lambda drawn: 3)
 
   def first(seed, rows):
@@ -108,7 +108,7 @@ CASES = {
     "task_feature_lengths": {"inputs": 24, "targets": 16},
   },
   "in memory": {"mixture_or_task_name": CACHED_TASK, "seed": 7},
-  # The buffer has 1,000 of 4,000 examples.
+  # The shuffle buffer holds 1,000 of 4,000 examples.
   "beyond the buffer": {
     "mixture_or_task_name": "ladder_cb",
     "task_feature_lengths": {"inputs": 28, "targets": 4},
@@ -132,7 +132,7 @@ def test_batches_are_those_of_seqio(case, cache_dir):
   cfg = tiny.dataset_config(**overrides)
   expected = list(itertools.islice(_of_seqio(cfg, rows), NUM_BATCHES))
   assert len(expected) == NUM_BATCHES
-  # The second starts where a resumed run does, in the second epoch.
+  # A resumed run starts after 11 batches, in the second epoch.
   for done in (0, 11):
     batches = _batches(cfg, rows).skip(done).take(NUM_BATCHES - done)
     for batch, seqios in zip(
@@ -146,7 +146,7 @@ def test_examples_fit_into_memory_where_there_is_no_chance_in_them():
   assert in_memory.is_possible(task, "train")
   ladder = seqio.TaskRegistry.get("ladder_cb")
   assert in_memory.is_possible(ladder, "train")
-  # Without a place for a cache, of an unknown number, and with chance.
+  # These have no cache placeholder, no known or small size, or randomness.
   assert not in_memory.is_possible(seqio.TaskRegistry.get(tiny.TASK), "train")
   sources = [
     seqio.FunctionDataSource(tiny.dataset, ["train"], count)
@@ -178,7 +178,7 @@ def test_no_thread_tunes_the_pipeline_which_the_end_of_a_run_would_wait_for():
 
 
 class _Shifted(seqio.ByteVocabulary):
-  """Bytes, with other ids."""
+  """A byte vocabulary with other ids."""
 
   def _encode_tf(self, s):
     return super()._encode_tf(s) + 1
@@ -228,7 +228,7 @@ def test_name_is_registered_for_a_while():
 
 
 def test_task_of_two_mixtures_is_one_task():
-  """Its rates add up, as in seqio, and it is not evaluated twice."""
+  """The rates of the task add up, as in seqio, and it occurs once."""
   add = seqio.MixtureRegistry.add
   inner = add("bound_inner", [(tiny.TASK, 1.0), (tiny.OTHER_TASK, 1.0)])
   outer = add("bound_outer", [(inner.name, 2.0), (tiny.TASK, 1.0)])

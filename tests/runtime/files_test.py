@@ -1,6 +1,6 @@
-"""Files are whole or not there, wherever their writing is cut off.
+"""Tests that files are whole or absent, wherever their writing is cut off.
 
-Those with a bucket's server are in `bucket*_test`.
+Tests that need a bucket's server are in `bucket*_test`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from prompt_tuning import project_files as whole_files
 from t5x.files import failures, parsing, safe_files, storage
 from t5x.runs import plan
 
-# The runtime's writer, and that of prompts, which needs no runtime.
+# The runtime's writer, and the prompts' writer, which needs no runtime.
 WRITERS = pytest.mark.parametrize(
   "write", [safe_files.write, whole_files.write]
 )
@@ -114,7 +114,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
   tmp_path, monkeypatch, write
 ):
-  """Setting a umask, to read it, sets that of all threads."""
+  """The umask is not set to read it, as that would affect all threads."""
   before = os.umask(0o027)
   try:
     with monkeypatch.context() as patch:
@@ -142,7 +142,7 @@ def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
       ValueError,
       "x is not JSON: .* no place. Mend it.",
     ),
-    # Those that say all are left alone.
+    # Errors that need no more words are left alone.
     (ValueError("x, line 3: no"), ValueError, "x, line 3: no"),
     (OSError(errno.EACCES, "no right", "x"), PermissionError, ".* right: 'x'"),
     (OSError(errno.EIO, "broken"), OSError, ".* broken: 'x'"),
@@ -164,7 +164,7 @@ WHOLE = "".join("".join(chunk) for chunk in CHUNKS)
 
 
 def _write(path, stop_after=None):
-  """Writes what is missing; returns how many lines were there."""
+  """Writes the missing chunks; returns how many lines the file had."""
   file = safe_files.PartialFile(str(path))
   there = file.num_lines
   for chunk in CHUNKS[there // 4 : stop_after]:
@@ -183,7 +183,7 @@ def test_what_is_whole_is_kept_and_the_rest_written_again(
   path = tmp_path / "predictions"
   _write(path, stop_after=2)
   chunks = sorted((tmp_path / "predictions.partial").iterdir())
-  # Of a process that was killed while it wrote.
+  # A process that was killed while it wrote leaves this.
   (tmp_path / "predictions.partial" / ".000000000008-1.tmp").write_text("line")
   if damage:
     DAMAGES[damage](chunks[number])
@@ -206,13 +206,13 @@ def test_files_of_a_folder_are_found_whatever_its_name(tmp_path, name):
 @pytest.mark.parametrize(
   "marks",
   [
-    [storage.MARK, "digests.json"],  # A run's.
-    ["digests.json"],  # One of a disk, copied to a bucket.
-    ["checkpoint"],  # T5X's format 3.
+    [storage.MARK, "digests.json"],  # A run's checkpoint.
+    ["digests.json"],  # A checkpoint copied from a disk.
+    ["checkpoint"],  # A checkpoint in T5X's format 3.
   ],
 )
 def test_checkpoint_gets_its_marks_when_all_else_is_there(marks, monkeypatch):
-  """A process may be killed after any of the copies."""
+  """No mark is copied early, as the process may be killed after any copy."""
   names = sorted([*marks, "_METADATA", "run/a", "state/checkpoint", "state/b"])
   copied = []
 

@@ -1,6 +1,6 @@
-"""Google's T5X: the gin files run on it, and `runtime/` keeps to its names.
+"""Tests that gin files run on Google's T5X and `runtime/` keeps its names.
 
-Checked against the signatures of T5X at cc342d4, not by running T5X.
+They use the signatures of T5X at cc342d4 and do not run T5X.
 """
 
 import inspect
@@ -24,17 +24,17 @@ from prompt_tuning.training import google_t5x as adapter
 from t5x import checkpoints, metrics
 from t5x.files import digests
 
-# Given by the runtime alone: gin binds no parameters of methods.
+# Parameters that T5X lacks. Gin cannot bind the parameters of methods.
 OWN_PARAMETERS = {
   "eval.InferenceEvaluator.evaluate": {"after_batch"},
   "trainer.Trainer.eval": {"after_batch"},
   "models.EncoderDecoderModel": {"teacher", "distillation", "ends_inputs"},
-  # Of a program that calls them; the command line gives them.
+  # A program that calls these, or the command line, passes them.
   "train.train": {"on_event", "should_stop", "configuration"},
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
   "utils.DatasetConfig": {"max_unknown"},
   "utils.RestoreCheckpointConfig": {"checkpoint"},
-  # T5X's shards are blocks of rows; a host's rows need not be one.
+  # T5X's shards are blocks of rows; a host's rows need not be a block.
   "utils.get_dataset": {"rows"},
   "infer.infer": {"on_event", "should_stop", "configuration"},
 }
@@ -43,7 +43,7 @@ NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
 
 def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
-  """Parameters that are not there, or that T5X requires, raise on the way."""
+  """An unknown parameter, or a missing one that T5X requires, would raise."""
   stand_in.write_package(tmp_path)
   (tmp_path / "checkpoint_1100000").mkdir()
   (tmp_path / "checkpoint_1100000" / "checkpoint").touch()
@@ -78,7 +78,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
 
 
 def test_reads_the_embedding_of_either_format(tmp_path, monkeypatch):
-  """Its own reader, `load_t5x_checkpoint`, does not read Orbax's folders."""
+  """T5X's reader, `load_t5x_checkpoint`, is used for its format 3 alone."""
   embedding = np.arange(6, dtype=np.float16).reshape(3, 2)
   checkpoints.save_base_checkpoint(
     str(tmp_path), 7, {"token_embedder": {"embedding": embedding}}, {}
@@ -102,7 +102,7 @@ def test_reads_the_embedding_of_either_format(tmp_path, monkeypatch):
 
 
 def test_paths_are_absolute_and_name_a_checkpoint(tmp_path, monkeypatch):
-  # With the runtime of this repository they stay as they are.
+  # With this repository's runtime, paths stay as they are.
   assert adapter.folder("run") == adapter.checkpoint("run") == "run"
   monkeypatch.delattr(checkpoints, "open_checkpoint")
   monkeypatch.chdir(tmp_path)
@@ -121,7 +121,7 @@ def test_paths_are_absolute_and_name_a_checkpoint(tmp_path, monkeypatch):
 
 
 def test_initialising_takes_tokens_that_are_floats():
-  """So T5X's evaluation and inference do, which know no dtypes."""
+  """T5X's evaluation and inference initialise with floats for tokens."""
   shapes = tiny.input_shapes()
   variables = jax.eval_shape(
     lambda rng: tiny.make_model().get_initial_variables(
@@ -133,7 +133,7 @@ def test_initialising_takes_tokens_that_are_floats():
 
 
 def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
-  """The folder of a checkpoint, with the item that it restores."""
+  """Gin files name the folder of a checkpoint, not its parent."""
   stages = {(x.parents[1].name, x.parent.name) for x in SHIPPED}
   assert stages >= {
     (f"ladder_{size}", stage)
@@ -144,14 +144,14 @@ def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
   text = "".join(x.read_text() for x in files)
   named = re.findall(r'^INITIAL_CHECKPOINT_PATH = "(.*)"$', text, re.MULTILINE)
   assert len(named) >= 5
-  named.remove("checkpoints/smollm2_135m")  # A folder of Hugging Face's.
+  named.remove("checkpoints/smollm2_135m")  # In Hugging Face's format.
   for path in named:
     assert re.fullmatch(r"checkpoints/.+/checkpoint_\d+", path)
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=str)
 def test_shipped_models_are_what_was_written(folder):
-  """Every file of them has a digest, so that `t5x` sees any damage."""
+  """Every file of a model has a digest, so that `t5x` sees any damage."""
   assert (folder / "state" / "_METADATA").is_file()
   assert digests.damage(folder) is None
   known = json.loads((folder / digests.NAME).read_text())["sha256"]

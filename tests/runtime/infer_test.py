@@ -1,4 +1,4 @@
-"""t5x.infer on a tiny model."""
+"""Tests of t5x.infer on a tiny model."""
 
 import functools
 import os
@@ -38,7 +38,7 @@ def _infer(base, folder, **overrides):
 
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
-  """The predictions of a split; not to be changed."""
+  """The predictions of a split; tests must not change them."""
   return _infer(base, tmp_path_factory.mktemp("whole"))
 
 
@@ -56,7 +56,7 @@ def test_predictions_are_lines_in_the_order_of_the_split(whole):
 
 @pytest.mark.slow
 def test_task_of_a_mixture_that_lacks_the_split_is_left_out(base, tmp_path):
-  """And scores are log likelihoods."""
+  """Only the other task has scores, which are negative."""
   source = seqio.FunctionDataSource(tiny.dataset, splits=["train"])
   task = seqio.TaskRegistry.get(tiny.TASK)
   task = task.replace(name="train_alone", source=source)
@@ -87,7 +87,7 @@ def test_more_chunks_read_no_example_more_often(base, tmp_path):
   task = seqio.TaskRegistry.get(tiny.TASK).replace(name="read", source=source)
   cfg = tiny.dataset_config(mixture_or_task_name=task, split="test")
   inference.infer(**_arguments(base, tmp_path, dataset_cfg=cfg))
-  # To count them, to count tokens, and for the inputs and model features.
+  # Each is read to count examples and tokens, as input and as features.
   assert len(reads) == 4 * 13
 
 
@@ -111,12 +111,12 @@ def test_interrupted_inference_goes_on(base, whole, tmp_path, monkeypatch):
   for number in (0, tiny.BATCH_SIZE):
     with pytest.raises(KeyboardInterrupt):
       _infer(base, tmp_path)
-    # Without a line, the folder is free for other settings.
+    # Without a line, nothing is kept, so other settings may use the folder.
     assert partial.exists() == bool(number)
   (chunk,) = partial.iterdir()
   assert len(chunk.read_text().splitlines()) == number
   parts = _infer(base, tmp_path)
-  # The first chunk was not done again.
+  # The first chunk was not computed again.
   assert len(calls) == 4
   assert parts.read_text() == whole.read_text()
   assert not partial.exists()
@@ -188,7 +188,7 @@ def _infer_fn(model, base, method, batch_size):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["score_batch", "predict_batch"])
 def test_by_length_the_results_are_those_of_the_padded_split(base, method):
-  """In the order of the split, and from several lengths."""
+  """Batches of several lengths give the same results in the same order."""
   rng = np.random.default_rng(0)
   number, longest, targets = 200, 48, 4
   sizes = rng.integers(1, longest + 1, (number, 1))
@@ -222,7 +222,7 @@ def test_by_length_the_results_are_those_of_the_padded_split(base, method):
 
 @pytest.mark.slow
 def test_samples_of_two_batches_are_independent(base):
-  """One example again and again, in batches of one."""
+  """Samples of the same example differ from batch to batch."""
 
   def samples(first):
     one = {k: np.ones(shape[1:], np.int32) for k, shape in shapes.items()}
@@ -235,7 +235,7 @@ def test_samples_of_two_batches_are_independent(base):
   infer_fn, state = _infer_fn(model, base, "predict_batch", batch_size=1)
   first = samples(0)
   assert len(set(first)) > 1
-  # A run that goes on draws what it would have drawn.
+  # A resumed run draws the samples of an uninterrupted one.
   assert first[4:] == samples(4)[:8]
 
 
@@ -258,7 +258,7 @@ def test_what_cannot_be_is_refused(base, tmp_path, overrides, message):
 
 @pytest.mark.parametrize(("parts", "status"), [(1, "interrupted"), (2, None)])
 def test_killed_inference_is_not_said_to_run(base, tmp_path, parts, status):
-  """Of several parts, another may."""
+  """With several parts, the status stays, as another part may still run."""
   records.RunRecord(str(tmp_path), "infer").write()
   with pytest.raises(ValueError, match="No checkpoint at"):
     _infer(f"{base}/no", tmp_path, num_shards=parts)

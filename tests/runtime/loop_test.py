@@ -1,4 +1,4 @@
-"""The loop of a run, with stand-ins for the trainer, the disk and the rest."""
+"""Tests of a run's loop, with stand-ins for everything else."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ from t5x.runs import events, loop, resume
 
 
 def _checkpointer(*steps, is_full=False):
-  """Keeps the steps that are saved; on a full disk, no write ends."""
+  """Makes a stand-in that keeps saved steps, or fails as on a full disk."""
   made = mock.Mock(steps=list(steps))
   made.all_steps.return_value = made.steps
   made.score.return_value = None
@@ -28,7 +28,7 @@ def _checkpointer(*steps, is_full=False):
 
 
 def _evaluate(error=None):
-  """Makes an evaluation, which takes as good a time as any to fail."""
+  """Makes an evaluation, which fails after a batch if an error is given."""
 
   def evaluate(*arguments):
     *_, after_batch = arguments
@@ -45,7 +45,7 @@ def _evaluator(error=None):
 
 
 def _trainer(step, loss, prompt):
-  """Counts steps; its loss is given."""
+  """Makes a stand-in that counts steps and returns the given loss."""
   state = types.SimpleNamespace(
     step=step, trainable={"prompt": np.array([1.0, prompt])}
   )
@@ -70,7 +70,7 @@ def _loop(
   action=None,
   should_stop=events.never,
 ):
-  """A loop at a step of 6; evaluates and saves after every third."""
+  """Makes a loop of 6 steps that evaluates and saves at every third."""
   made = loop.Loop(
     plan=tiny.make_plan(
       "run",
@@ -96,7 +96,7 @@ def _loop(
   ("steps", "wrong", "text"),
   [
     ([], {"loss": np.nan}, r"is nan, .* are finite\. No checkpoint was saved"),
-    # Of the update after the loss.
+    # The update after the loss is not finite.
     ([1, 2], {"prompt": np.inf}, r"is 1\.0, .* not finite\. .* of step 2\."),
   ],
 )
@@ -121,7 +121,7 @@ def test_garbage_is_collected_once_in_a_period():
   ("is_full", "is_refused"), [(False, False), (True, False), (False, True)]
 )
 def test_steps_before_an_evaluation_that_fails_are_saved(is_full, is_refused):
-  """Its error is not hidden by that of the save; a record may refuse it."""
+  """The error of the evaluation or record is raised, not that of the save."""
   error = ValueError("it is out of memory, or nan")
   run = _loop(
     checkpointer=_checkpointer(is_full=is_full),
@@ -135,7 +135,7 @@ def test_steps_before_an_evaluation_that_fails_are_saved(is_full, is_refused):
 
 
 def test_process_that_fails_alone_waits_for_no_other(monkeypatch):
-  """To save is to wait for the others, which wait for its evaluation."""
+  """Saving would wait for the others, which wait for its evaluation."""
   monkeypatch.setattr("jax.process_count", lambda: 2)
   run = _loop(evaluator=_evaluator(ValueError("it fails alone")))
   with pytest.raises(ValueError, match="it fails alone"):
@@ -144,7 +144,7 @@ def test_process_that_fails_alone_waits_for_no_other(monkeypatch):
 
 
 def test_run_that_resumes_does_not_count_as_stopped_any_more():
-  """Should it be killed before the next checkpoint."""
+  """The run saves at once, as it may be killed before its next checkpoint."""
   run = _loop(step=2)
   run.info.is_stopped = True
   assert run.run() == "finished"
@@ -164,7 +164,7 @@ def test_evaluation_that_is_interrupted_is_done_again(split):
 
 
 def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once():
-  """A patience would run out twice as fast."""
+  """Otherwise, a patience would run out twice as fast."""
   steps = []
 
   class Action(trainer.BaseAction):
@@ -181,7 +181,7 @@ def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once():
 
 @pytest.mark.parametrize("is_evaluated", [True, False])
 def test_actions_forget_an_evaluation_that_is_done_again(is_evaluated):
-  """One of the loss alone is."""
+  """An evaluation of the loss is done again if its metrics were not saved."""
   steps = [{"step": 3}, {"step": 6}]
   info = resume.RunInfo("task", 0, None, None, seed=0, shuffle_seed=0)
   saved = dataclasses.asdict(info) | {
@@ -220,7 +220,7 @@ def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
 def test_loss_of_the_last_step_is_computed_unless_the_record_has_the_end(
   status,
 ):
-  """A signal, or its failure, may have ended the run there."""
+  """A run that a signal or failure ended there evaluates the step again."""
   run = _loop(step=6, train_evals=["task"])
   run.trainer.eval = mock.Mock(return_value={"task": {"loss": 1.0}})
   earlier = resume.Earlier(

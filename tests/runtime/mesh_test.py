@@ -1,4 +1,4 @@
-"""One device, four devices and two processes train the same prompt."""
+"""Tests of meshes: any devices and processes train the same prompt."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from t5x.runs import run_data
 
 
 def _start(base, folder, jobs, devices=2, processes=1):
-  """Starts processes, which do jobs together; returns what each says last."""
+  """Starts processes that do jobs together; returns each one's last line."""
   text = json.dumps([[name, str(folder / out), *x] for name, out, *x in jobs])
   address = [started.free_address(), processes] if processes > 1 else []
   return started.last_lines(
@@ -39,9 +39,9 @@ def _start(base, folder, jobs, devices=2, processes=1):
 
 @pytest.fixture(scope="module")
 def done(base, tmp_path_factory):
-  """What four devices, then two processes, then two devices leave and say.
+  """The files and output of four devices, two processes and two devices.
 
-  A process takes longer to start than what it is asked, so each does it all.
+  Starting a process takes longer than its jobs, so each does several.
   """
   folder = tmp_path_factory.mktemp("meshes")
   jobs = [
@@ -112,7 +112,7 @@ def _lines(folder):
 
 @pytest.mark.slow
 def test_two_processes_do_with_each_prompt_what_one_does(base, done, tmp_path):
-  """Initialised from either format of the base model, and from a file."""
+  """Prompts come from a base model in either format or from a file."""
   folder, _, v3 = done
   on_mesh.prompts(None, tmp_path / "orbax", base, "class_labels", "from_file")
   on_mesh.prompts(None, tmp_path / "v3_prompts", v3, "sampled_vocab")
@@ -173,7 +173,7 @@ def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
 
 
 def test_frozen_weights_stay_those_of_the_checkpoint(base):
-  """Bit for bit, under jit, with the state's buffers donated."""
+  """Frozen weights stay bit-identical under jit with donated buffers."""
   loop, *_ = on_mesh.start(base, 1)
   assert int(loop.train_state.step) == tiny.BASE_STEP
   prompt = np.asarray(loop.train_state.trainable["encoder"]["prompt"]["prompt"])
@@ -201,7 +201,7 @@ def test_rules_are_those_of_t5x():
 
 
 class _Chip:
-  """What a mesh is made by, of a TPU in a slice of hosts of 2x2 chips."""
+  """A stand-in for a chip of a TPU slice whose hosts have 2x2 chips each."""
 
   platform = "tpu"
   core_on_chip = 0
@@ -272,7 +272,7 @@ def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
 
 
 def _srun(job, count, index):
-  """The environment of a task of `srun --ntasks=COUNT` on this machine."""
+  """Returns the environment of a task of `srun --ntasks=COUNT`."""
   return {
     "SLURM_JOB_ID": str(job),
     "SLURM_STEP_NODELIST": "localhost",
@@ -291,18 +291,18 @@ def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
   for name, value in _srun(1, 1, 0).items():
     monkeypatch.setenv(name, value)
   assert not multihost.is_one_of_several()
-  # A shell that salloc opened.
+  # This is a shell that salloc opened.
   monkeypatch.setenv("SLURM_NTASKS", "2")
   assert not multihost.is_one_of_several()
   monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
   assert multihost.is_one_of_several()
-  # The script of sbatch itself.
+  # This is the script of sbatch itself.
   monkeypatch.delenv("SLURM_STEP_NODELIST")
   assert not multihost.is_one_of_several()
 
 
 def _free_job():
-  """A number of a job whose port, as JAX derives it, is free."""
+  """Returns a job number for which the port that JAX derives is free."""
   for job in range(os.getpid(), os.getpid() + 100):
     with socket.socket() as probe:
       if probe.connect_ex(("localhost", job % 2**12 + 65536 - 2**12)):

@@ -1,4 +1,4 @@
-"""Runs of t5x.train on a tiny model: what they leave, how they go on."""
+"""Tests of t5x.train on a tiny model: its files, restarts and errors."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ LAST_STEP = tiny.BASE_STEP + 6
 
 
 def _restored(model_dir):
-  """The state in a run's latest checkpoint."""
+  """Returns the state in a run's latest checkpoint."""
   initializer = tiny.make_initializer()
   checkpointer = checkpoints.Checkpointer(
     initializer.train_state_shapes, tiny.make_partitioner(), str(model_dir)
@@ -87,7 +87,7 @@ def test_run_leaves_what_the_readme_says(run):
 
 @pytest.mark.parametrize("where", [8, pytest.param(10, marks=pytest.mark.slow)])
 def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run, where):
-  """Between two evaluations, and where one is due."""
+  """A run resumes exactly after a stop between evaluations or at one."""
   event = threading.Event()
   stop = _At(where, event.set)
   for status, actions in (("interrupted", [stop]), ("finished", [])):
@@ -121,7 +121,7 @@ def test_finished_run_is_left_alone(base, copy):
   before = contents()
   assert tiny.train_prompt(copy, base).status == "finished"
   assert contents() == before
-  # Nor is it run again if it was killed before its record said that it is over.
+  # A run that was killed before its record was final is not run again either.
   whole = tiny.record(copy)
   tiny.edit_record(copy, status="running", evals=[])
   assert tiny.train_prompt(copy, base).status == "finished"
@@ -154,7 +154,7 @@ def test_checkpoint_of_another_run_is_refused(
 
 @pytest.mark.slow
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, base):
-  """Where a checkpoint is due, and the loss is finite."""
+  """A prompt that becomes nan is not saved even if the loss is finite."""
   with pytest.raises(FloatingPointError, match=f"After step {LAST_STEP}"):
     tiny.train_prompt(
       tmp_path,
@@ -193,9 +193,9 @@ def test_early_stopping_stops_for_good(tmp_path, base):
   for _ in range(2):
     assert train().status == "stopped"
     assert ending() == ("stopped", tiny.BASE_STEP + 2)
-    # As it is if the run was killed before its record said so.
+    # The record is like this if the run was killed before it was written.
     tiny.edit_record(tmp_path, status="running")
-  # And goes on with more steps, until it is to stop again.
+  # With more steps, the run resumes until it stops again.
   assert train(steps=31).status == "stopped"
   assert ending() == ("stopped", tiny.BASE_STEP + 3)
 
@@ -219,7 +219,7 @@ def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):
 
 
 def test_second_signal_stops_at_once():
-  # A shell has what it starts in the background ignore it.
+  # Background processes of a shell ignore the signal by default.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with command_line.StopSignals() as signals:
@@ -245,7 +245,7 @@ def test_wrong_plan_is_refused(tmp_path, overrides, message):
     tiny.make_plan(tmp_path, "no base", **overrides)
 
 
-# The decay would be the power of a negative number there.
+# At the base model's step, the decay would be a negative number's power.
 LATE = tiny.multi_optimizer(
   (".*/prompt/.*", adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1))
 )
