@@ -1,4 +1,4 @@
-"""Adafactor alone, and its training of the toy T5s, step by step as in T5X."""
+"""Tests of Adafactor alone, and of toy T5s that it trains as in T5X."""
 
 import conformance
 from flax import traverse_util
@@ -13,7 +13,7 @@ from t5x import adafactor, models, train_state
 
 
 def train(optimizer_def, rate, num_steps, prompt_length, size, starts=(0,)):
-  """Yields, of each start, the losses before each step and what trained."""
+  """Yields the loss before each step and the trained weights of each start."""
   vocabulary = seqio.PassThroughVocabulary(size=256, eos_id=1)
   model = models.EncoderDecoderModel(
     conformance.transformer(prompt_length, size),
@@ -60,7 +60,7 @@ def train(optimizer_def, rate, num_steps, prompt_length, size, starts=(0,)):
   ],
 )
 def test_prompt_tuning_equals_reference(name, num_steps, prompt_length, size):
-  """From step 1,100,000 each early update is as large as the rate."""
+  """From step 1,100,000, each early update is as large as the rate."""
   starts = (0, 1_100_000)
   optimizer_def = tiny.prompt_optimizer()
   trained = train(optimizer_def, 0.3, num_steps, prompt_length, size, starts)
@@ -104,7 +104,7 @@ def test_prompt_tuning_equals_reference(name, num_steps, prompt_length, size):
   ],
 )
 def test_model_tuning_equals_reference(name, size, kept):
-  """The norms of all parameters, and the values of those it kept."""
+  """Compares the norms of all parameters and the values of some."""
   ((losses, params),) = train(adafactor.Adafactor(), 0.001, 10, 0, size)
   np.testing.assert_allclose(
     losses, conformance.expected(f"{name}/losses"), rtol=0, atol=5e-4
@@ -191,7 +191,7 @@ def test_definition_with_rules_can_be_static_under_jit():
 
 @pytest.mark.parametrize("name", ["heads", "layers"])
 def test_parameters_of_three_axes_are_refused(name):
-  """Those of scanned layers have one more, that of the layers."""
+  """The axis of scanned layers does not count as one of the three."""
   shape = (2, 3, 4) if name == "heads" else (5, 2, 3, 4)
   with pytest.raises(ValueError, match=rf"{name}/kernel of shape \(2, 3, 4\)"):
     adafactor.Adafactor().init_state({name: {"kernel": jnp.ones(shape)}})

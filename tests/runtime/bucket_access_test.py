@@ -1,4 +1,4 @@
-"""What is in a bucket is found, or the error says why; one holds its lock."""
+"""Tests of access to a bucket: its contents, errors and locks."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ def test_server_out_of_reach_is_said_soon(monkeypatch):
   )
   with pytest.raises(ConnectionError, match="cannot be reached"):
     files.ls("bucket")
-  # The second time, at once.
+  # The second error comes at once.
   monkeypatch.setattr(gcs_file_system, "DOOR_SECONDS", 60.0)
   start = time.monotonic()
   with pytest.raises(ConnectionError, match="cannot be reached"):

@@ -1,4 +1,4 @@
-"""Training by length is training on padded batches, with less work."""
+"""Tests that training by length equals training on padded batches."""
 
 import functools
 from unittest import mock
@@ -17,7 +17,7 @@ ROWS = 16
 
 
 def _batches(number):
-  """Inputs of 2 to 160 tokens, most of them short; targets of 1 to 5."""
+  """Yields batches of mostly short inputs, up to 160 tokens, and targets."""
   rng = np.random.default_rng(0)
   for _ in range(number):
     sizes = (2 + 158 * rng.random(ROWS) ** 3).astype(int)[:, None]
@@ -28,9 +28,9 @@ def _batches(number):
 
 
 def _start(trainer_cls, factor=None, dropout_rate=0.0):
-  """A trainer whose updates of the prompt are its gradients.
+  """Makes a trainer whose updates of the prompt are its gradients.
 
-  The calls of its model's loss are counted: as often as it is compiled.
+  A mock counts the calls of the loss, one for each compilation.
   """
   sgd = optimizers.OptaxWrapper(optax.sgd(1.0))
   model = tiny.make_model(
@@ -42,7 +42,7 @@ def _start(trainer_cls, factor=None, dropout_rate=0.0):
   return tiny.make_trainer(trainer_cls, model, rate=1.0)
 
 
-# What two ways of cutting a batch share.
+# Metrics that any two ways of cutting a batch share.
 METRICS = {"loss", "z_loss", "accuracy", "loss_per_nonpadding_target_token"}
 IN_THREE = functools.partial(by_length.Trainer, num_lengths=3)
 IN_EQUAL_PARTS = functools.partial(trainer.Trainer, num_microbatches=4)
@@ -50,7 +50,7 @@ IN_EQUAL_PARTS = functools.partial(trainer.Trainer, num_microbatches=4)
 
 @functools.cache
 def _outcome(trainer_cls, factor):
-  """Gradient, metrics and evaluation of one batch."""
+  """Returns the gradient, metrics and evaluation of one batch."""
   (batch,) = _batches(1)
   loop, evaluated, done = _start(trainer_cls, factor), {}, []
   if factor == "NUM_REAL_TARGET_TOKENS":
@@ -99,7 +99,7 @@ def test_as_many_programs_are_compiled_as_there_are_shapes():
   calls = loop._add_gradients.call_args_list
   shapes = {x.args[2]["encoder_input_tokens"].shape for x in calls}
   assert 1 < len(shapes) <= 3
-  # Once more for the shapes of gradients and sums, which compiles nothing.
+  # One more call finds the shapes of gradients and sums; it compiles nothing.
   assert loop.model.loss_fn.call_count == len(shapes) + 1
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs are kept from one process to the next."""
+"""Tests that compiled programs are kept from one process to the next."""
 
 from concurrent import futures
 import json
@@ -11,7 +11,7 @@ import started
 
 from t5x.files import compilation_cache
 
-# Attention and its gradient, and what JAX counted meanwhile.
+# Computes attention and its gradient; prints them and JAX's counts.
 PROGRAM = """
 import json, sys
 import prompt_tuning  # Before JAX, it hides what XLA notes.
@@ -36,7 +36,7 @@ print(json.dumps({"folder": folder, "numbers": numbers, **counts}))
 
 
 def _run(home, log_level=None):
-  """Returns what the program prints, and its log."""
+  """Runs the program; returns its output and its log."""
   environment = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(home)}
   if log_level is not None:
     environment["TF_CPP_MIN_LOG_LEVEL"] = log_level
@@ -50,7 +50,7 @@ def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
   cold, _ = _run(tmp_path)
   assert cold["cache_hits"] == 0
   assert cold["cache_misses"] > 0
-  # Two at once, which share the folder; the second logs what XLA notes.
+  # Two processes share the folder; the second shows XLA's log.
   with futures.ThreadPoolExecutor() as threads:
     quiet, verbose = threads.map(_run, [tmp_path] * 2, [None, "0"])
   for warm in (quiet[0], verbose[0]):
@@ -73,7 +73,7 @@ def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
 def test_a_folder_that_others_may_write_to_is_not_used(
   tmp_path, monkeypatch, caplog, owner
 ):
-  """Programs in it run with this user's rights."""
+  """Programs in the folder would run with this user's rights."""
   folder = tmp_path / "t5x" / "compiled"
   folder.mkdir(parents=True)
   folder.chmod(0o777 if owner == "others may write" else 0o755)
@@ -95,7 +95,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(
     (True, None, "home", "home"),
     (False, None, "home", None),
     (True, "chosen", "home", "chosen"),
-    # It cannot be written.
+    # The folder cannot be made below a file.
     (True, None, "file", None),
   ],
 )

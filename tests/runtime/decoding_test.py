@@ -32,11 +32,11 @@ def with_logits(*logits):
 @pytest.mark.parametrize(
   ("logits", "settings", "sequence", "score"),
   [
-    # None finished: the live one.
+    # The live sequence is best if none has finished.
     ((0.3, 0.0, 0.7), {"num_decodes": 1}, [2] * S, S * np.log(0.7)),
-    # Greedy decoding would go on with 2, for ever.
+    # Greedy decoding would repeat 2 until the end.
     ((0.1, 0.4, 0.5), {"num_decodes": 1}, [1, 0, 0, 0], np.log(0.4)),
-    # alpha prefers long sequences.
+    # A high alpha prefers long sequences.
     ((0.0, 0.45, 0.55), {"alpha": 0.0}, [1, 0, 0, 0], np.log(0.45)),
     (
       (0.0, 0.45, 0.55),
@@ -54,7 +54,7 @@ def test_best_beam(logits, settings, sequence, score):
 
 
 def test_wide_beam_finds_every_sequence():
-  """Of two tokens and the end; some of them score the same."""
+  """The beam holds all sequences of two tokens and EOS, ties included."""
   tokens, scores = decoding.beam_search(
     **with_logits(0.2, 0.3, 0.5), num_decodes=16
   )
@@ -145,7 +145,7 @@ def test_decoding_equals_reference(
   batch["decoder_input_tokens"] = np.zeros((4, 8), np.int32)
   for suffix in ("", "_eos"):
     params = conformance.parameters(prompt_length)
-    if suffix:  # Sequences end early.
+    if suffix:  # Makes sequences end early.
       swap = conformance.FACTS["eos_swap_token"]
       head = params["decoder"]["logits_dense"]["kernel"]
       order = np.arange(head.shape[1])
@@ -156,6 +156,6 @@ def test_decoding_equals_reference(
     expected_scores = conformance.expected(f"{name}/{scores}").reshape(4, -1)
     expected = conformance.expected(f"{name}/tokens").reshape(4, -1, 8)
     np.testing.assert_allclose(aux["scores"], expected_scores, atol=1e-4)
-    # What stands in places without a finished sequence has no meaning.
+    # Tokens without a finished sequence have no meaning.
     found = expected_scores > -1e6
     np.testing.assert_array_equal(np.asarray(tokens)[found], expected[found])

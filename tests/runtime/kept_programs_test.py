@@ -1,4 +1,4 @@
-"""Compiled programs that are kept by what they follow from."""
+"""Tests of compiled programs that are kept by everything they depend on."""
 
 import sys
 import types
@@ -17,25 +17,25 @@ X = np.arange(3, dtype=np.float32)
 
 @pytest.fixture
 def folder(tmp_path):
-  """The folder of the programs, in that of JAX's own."""
+  """The folder of kept programs, inside the folder of JAX's cache."""
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", str(tmp_path))
   compilation_cache.reset_cache()
-  jax.jit(lambda: 0)()  # Has JAX open it.
+  jax.jit(lambda: 0)()  # Makes JAX open its folder.
   yield tmp_path / "kept"
   jax.config.update("jax_compilation_cache_dir", before)
   compilation_cache.reset_cache()
 
 
 def _lowered():
-  # Another function each time: JAX has not compiled it in this process.
+  # The function is new each time, so JAX has not compiled it yet.
   program = jax.jit(lambda x, y: {"sum": x + y}, donate_argnums=0)
   return program.lower(X, X)
 
 
 @pytest.fixture
 def lower():
-  """Lowers a program that gives its argument's memory to its result."""
+  """A function that lowers a program with a donated argument."""
   return mock.Mock(side_effect=_lowered)
 
 
@@ -126,7 +126,7 @@ def test_the_least_recently_used_go(folder, lower, monkeypatch):
 
 
 def test_what_jax_keeps_is_compiled_and_kept(folder, lower):
-  """On a CPU, what it reads would be written without some of its functions."""
+  """JAX's cache is not used: on a CPU, its programs would lack functions."""
   program = jax.jit(lambda x, y: {"sum": x - -y}, donate_argnums=0)
   lower.side_effect = lambda: program.lower(X, X)
 
@@ -139,7 +139,7 @@ def test_what_jax_keeps_is_compiled_and_kept(folder, lower):
   assert [compiled(lower) for _ in range(2)] == [2, 2]
   assert count() == of_jax
   jax.jit(lambda x: x * 7)(X)
-  assert count() == of_jax + 1  # JAX's is on again.
+  assert count() == of_jax + 1  # JAX's cache is on again.
 
 
 @pytest.mark.parametrize("cache", [None, "gs://bucket/cache"])

@@ -1,4 +1,4 @@
-"""Several processes of a run end together, whichever of them is lost."""
+"""Tests that the processes of a run end together when one is lost."""
 
 from concurrent import futures
 import json
@@ -18,7 +18,7 @@ def _short(monkeypatch):
 
 
 def _pair():
-  """Two ends of a connection."""
+  """Returns the two ends of a connection."""
   with socket.create_server(("localhost", 0)) as server:
     there = socket.create_connection(server.getsockname())
     return server.accept()[0], there
@@ -26,7 +26,7 @@ def _pair():
 
 @pytest.fixture
 def three():
-  """Three watches, what ends them, and who writes the record."""
+  """Three watches, their connections, their reasons to end and the writers."""
   ended, written = queue.Queue(), []
   pairs = {number: _pair() for number in (1, 2)}
   peers = {0: {}}
@@ -52,10 +52,10 @@ def test_all_end_with_the_name_of_the_one_that_was_lost(
   three, lost, writer, left
 ):
   watches, pairs, ended, written = three
-  watches[lost]._ending.acquire()  # It is gone, and says nothing more.
+  watches[lost]._ending.acquire()  # The lost process says nothing more.
   for number, pair in pairs.items():
     if lost in (0, number):
-      # As the system does for a process that is gone.
+      # The system does this when a process is gone.
       pair[lost and 1].shutdown(socket.SHUT_RDWR)
   told = dict(ended.get(timeout=10) for _ in left)
   reason = f"Process {lost} was lost."
@@ -74,9 +74,9 @@ def test_all_end_with_the_name_of_the_one_that_failed(three):
 
 
 def test_failure_that_a_lost_process_caused_is_not_blamed_on_the_next(three):
-  """A collective may fail before the system has closed the connection."""
+  """The loss is named even if a collective fails before the connection ends."""
   watches, pairs, ended, _ = three
-  watches[0]._ending.acquire()  # It is gone.
+  watches[0]._ending.acquire()  # Process 0 is gone.
   failing = threading.Thread(target=watches[1].fail)
   failing.start()
   time.sleep(0.2)
@@ -101,7 +101,7 @@ def test_processes_that_are_done_wait_for_the_others(three):
 
 
 class _Store:
-  """A store of one key, as JAX's."""
+  """A stand-in for JAX's store, with one key."""
 
   def __init__(self):
     self._values = queue.Queue()

@@ -1,4 +1,4 @@
-"""Runs that end where they should not, and what the same command finds then."""
+"""Tests of runs that end too early and of the same command afterwards."""
 
 import contextlib
 import shutil
@@ -34,7 +34,7 @@ def test_resumed_run_keeps_its_seeds_and_its_beginning(tmp_path, base):
 
 
 class _Memory(trainer.BaseAction):
-  """Knows how often it was, and would have been, called; may kill the run."""
+  """An action that counts its calls, past ones too, and may end the run."""
 
   def __init__(self, error=None):
     self.calls, self._error = 0, error
@@ -52,7 +52,7 @@ class _Memory(trainer.BaseAction):
 
 @pytest.mark.slow
 def test_actions_know_what_they_saw_before_a_kill(tmp_path, base):
-  """Also of an evaluation of the loss alone, which is done again."""
+  """An evaluation of the loss that is done again counts once."""
   settings = {"stats_period": 1, "infer_eval_dataset_cfg": None}
   for error in (KeyboardInterrupt(), None):
     train, evaluation = _Memory(error), _Memory()
@@ -102,7 +102,7 @@ def test_record_says_how_a_run_ended(tmp_path, error, status):
 
 
 def test_record_of_a_folder_that_another_run_took_is_left_alone(tmp_path):
-  """Whatever the run failed of."""
+  """Another error of the run does not make it write its record."""
   with (
     run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock,
     contextlib.suppress(ValueError),
@@ -135,7 +135,7 @@ def test_run_whose_folder_another_took_changes_nothing_there(
 
 
 def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
-  """JAX says it for one call alone."""
+  """JAX reports the agreement for one call only."""
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(
     multihost_utils, "reached_preemption_sync_point", lambda n: n == 2
@@ -145,7 +145,7 @@ def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
 
 
 def test_base_model_stays_the_one_that_was_read(tmp_path):
-  """Also if its folder has a newer checkpoint by the time that it is saved."""
+  """A newer checkpoint in the folder does not replace the opened one."""
   folder, params = str(tmp_path), {"x": np.ones(2, np.float32)}
   checkpoints.save_base_checkpoint(folder, 7, params, {})
   opened = checkpoints.open_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""How a state begins: what is read, what is initialised, what is refused."""
+"""Tests of a run's first state: weights read, initialised or refused."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def _dtypes(params):
 
 
 def test_step_is_restored_with_the_weights(base):
-  """Frozen weights may be bfloat16, what trains stays float32."""
+  """Frozen weights may be bfloat16; trainable weights stay float32."""
   state, checkpoint = tiny.restore(base, dtype="bfloat16")
   assert int(state.step) == checkpoint.step == tiny.BASE_STEP
   assert _dtypes(state.frozen) == {"bfloat16"}
@@ -32,7 +32,7 @@ def test_step_is_restored_with_the_weights(base):
 
 @pytest.mark.slow
 def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
-  """Where nothing trains: evaluation reads them as training did."""
+  """Evaluation, where nothing trains, keeps trained weights in float32."""
   model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
   trained = tiny.train(tmp_path, base, model, relative_steps=3).train_state
   initializer = tiny.make_initializer(model, trains=False)
@@ -64,7 +64,7 @@ WIDER = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 32), np.float32))
       {},
       "decoder/logits_dense/kernel of the checkpoint is not in",
     ),
-    # Nothing falls back to its initialiser unasked.
+    # No parameter falls back to its initialiser unless it is named.
     ({}, {"assignment_map": None}, "encoder/prompt/prompt is not in the"),
     ({}, {"assignment_map": [("(", None)]}, r"expression, got '\(': missing"),
     ({}, {"fallback_to_scratch": False}, "fallback_to_scratch is off"),
@@ -78,7 +78,7 @@ def test_parameters_that_do_not_fit_are_named(base, model, overrides, message):
 
 
 def test_two_layers_may_come_from_one(base):
-  """And the one that trains is an array of its own."""
+  """The two layers have the same values in separate arrays."""
   state, checkpoint = tiny.restore(
     base,
     tiny.make_model(num_encoder_layers=2),
@@ -137,7 +137,7 @@ def test_another_vocabulary_and_too_few_embedding_rows_are_refused():
   model = tiny.make_model(vocab_size=64)
   with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
     utils.verify_matching_vocabs(tiny.dataset_config(), model)
-  # Inputs may have a vocabulary of their own, and share the rows.
+  # Inputs may have a separate vocabulary, but share the rows.
   model = tiny.make_model()
   model.input_vocabulary = seqio.ByteVocabulary(1000)
   with pytest.raises(ValueError, match="embedding rows for 1259 pieces"):
@@ -151,7 +151,7 @@ def test_empty_split_is_refused():
     splits=["train"],
   )
   empty = task.replace(name="tiny_empty", source=source)
-  # Training would end where the mixture comes to the empty task.
+  # Training would end when the mixture draws from the empty task.
   for provider in (empty, seqio.Mixture("mixed", [task, empty], 1.0)):
     cfg = tiny.dataset_config(mixture_or_task_name=provider)
     with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):

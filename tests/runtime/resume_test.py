@@ -1,4 +1,4 @@
-"""A run goes on in its folder with the settings that it began with."""
+"""Tests that a run resumes in its folder only with its own settings."""
 
 import dataclasses
 import functools
@@ -72,7 +72,7 @@ def test_another_setting_is_refused(
     train(finished, base, told(**{name: value}))
   assert f"{name}: {SETTINGS[name]!r} -> {value!r}" in str(error.value)
   assert identity.read(str(finished)) == (told(), [])
-  # That of a killed run is corrected, whatever follows.
+  # The status of a killed run is corrected even so.
   left = "interrupted" if status == "running" else status
   assert tiny.record(finished) == record | {"status": left}
   assert ("its process is gone" in caplog.text) == (status == "running")
@@ -123,7 +123,7 @@ def test_mistakes_are_told_before_data_are_read(
     with pytest.raises(ValueError, match="No checkpoint at nowhere: expected"):
       train(tmp_path, "nowhere", told())
     return
-  # Microbatches that do not divide the batch.
+  # These microbatches do not divide the batch.
   arguments = tiny.train_arguments(tmp_path, base)
   trainer_cls = functools.partial(
     arguments["trainer_cls"], num_microbatches=wrong

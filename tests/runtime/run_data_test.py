@@ -1,4 +1,4 @@
-"""What a run reads: checked, and what is cut is counted and said."""
+"""Tests of the data that a run reads: checks, cuts and messages."""
 
 import dataclasses
 import inspect
@@ -27,7 +27,7 @@ def _dataset(split, shuffle_files=False, seed=None):
 
 @seqio.map_over_dataset
 def _not_empty(example):
-  if tf.strings.length(example["inputs"]) == 0:  # It needs AutoGraph.
+  if tf.strings.length(example["inputs"]) == 0:  # This needs AutoGraph.
     example["inputs"] = "nothing"
   return example
 
@@ -82,7 +82,7 @@ def test_lost_tokens_are_counted_and_described():
   mixture = _config("cut_mixture", inputs=6, targets=1)
   both = {"cut_a": of_task, "cut_b": of_task}
   assert truncation.count_cuts(mixture) == both
-  # What is used, and nothing else.
+  # Only the feature that is asked for is counted.
   del of_task["inputs"]
   assert truncation.count_cuts(mixture, "targets") == both
   for lengths in ({}, {"inputs": 9, "targets": 2}):
@@ -91,7 +91,7 @@ def test_lost_tokens_are_counted_and_described():
 
 def test_few_unknown_pieces_are_told():
   words = WordVocabulary(("a", "b"))
-  pairs = [("a b " * 10 + "c", "a"), ("b", "b")]  # One of 24 pieces.
+  pairs = [("a b " * 10 + "c", "a"), ("b", "b")]  # 1 of 24 is unknown.
   config = tiny.dataset_config(
     mixture_or_task_name=text_pairs.make({"train": pairs}, words, []).task,
     task_feature_lengths={"inputs": 30, "targets": 3},

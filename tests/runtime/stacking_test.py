@@ -1,4 +1,4 @@
-"""Runs with scanned layers: the same steps, the same files as unrolled ones."""
+"""Tests that runs with scanned layers equal runs with unrolled ones."""
 
 import functools
 
@@ -27,7 +27,7 @@ def base(tmp_path_factory):
   return tiny.save_base(tmp_path_factory.mktemp("base"), **SIZES)
 
 
-# With a factored moment for some matrices, and a whole one for others.
+# It has a factored moment for some matrices and a whole one for others.
 ADAFACTOR = adafactor.Adafactor(min_dim_size_to_factor=20, beta1=0.5)
 
 
@@ -45,7 +45,7 @@ def _model(method, scan_layers):
 
 
 class _Run:
-  """A run by hand: its loop, saved in and read from `folder`."""
+  """A training loop and its checkpoints in a folder."""
 
   def __init__(self, method, scan_layers, base, folder):
     self.loop = tiny.make_trainer(
@@ -71,7 +71,7 @@ class _Run:
     return self.loop.train_steps(on_mesh.batches(STEPS), STEPS)["loss"]
 
   def changed(self):
-    """Name on disk -> what trained, and the optimizer's state of it."""
+    """Returns trained weights and optimizer state by their names on disk."""
     flat = {
       jax.tree_util.keystr(path, simple=True, separator="/"): x
       for path, x in jax.tree_util.tree_leaves_with_path(
