@@ -1,12 +1,12 @@
-"""What is run on both runtimes: the README's commands, in eight steps.
+"""The commands that run on both runtimes: the README's, in eight steps.
 
 `{out}` is the folder of a runtime, relative to the repository's root as a user
-would write it. There is no dropout, whose random bits are each runtime's own,
-and the rate is low: rounding grows the faster, the faster a run learns.
+would write it. Dropout is off, as each runtime draws its own random bits, and
+the rate is low, because rounding errors grow faster if a run learns faster.
 
-A page's first command is run as it stands there as well, at its own rate and
-number of steps. By its end rounding has grown past comparing: what is asked of
-it is that it runs on both.
+The first command of a page also runs as documented, at its own rate and number
+of steps. By its end, rounding errors are too large to compare the results, so
+it only has to run on both.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import documented
 # Model -> a task of its vocabulary.
 TASKS = {"ladder_s": "ladder_boolq", "t5_small_local": "mini_boolq"}
 STEPS = 8
-# Model -> the page whose first training command is of it.
+# Model -> the page whose first training command uses it.
 _PAGES = {"ladder_s": "docs/google_t5x.md", "t5_small_local": "README.md"}
 _TRAINING = (
   "--gin.LEARNING_RATE=0.003",
@@ -32,12 +32,12 @@ _TRAINING = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command line, but for the interpreter and the folder.
+  """A command line without the interpreter and the folder.
 
   Attributes:
-    name: What is shown, and the folder's name.
+    name: The name in the table and, with underscores, of the folder.
     program: "train", "eval" or "infer".
-    flags: With `{out}` in the place of the runtime's folder.
+    flags: The flags, with `{out}` in place of the runtime's folder.
     is_compared: Whether its losses and predictions have to be the same.
   """
 
@@ -47,7 +47,7 @@ class Command:
   is_compared: bool = True
 
   def arguments(self, out: str) -> list[str]:
-    """Returns what follows the interpreter."""
+    """Returns the words after the interpreter."""
     return [
       "-m",
       f"t5x.{self.program}",
@@ -55,7 +55,7 @@ class Command:
     ]
 
   def folder(self, out: str) -> str:
-    """Returns where it writes."""
+    """Returns the folder that the command writes."""
     return f"{out}/{self.name.replace(' ', '_')}"
 
 
@@ -107,7 +107,7 @@ def commands(model: str) -> list[Command]:
       (f"{method} eval by checkpoint", "eval", f"{files}eval", [there]),
     ]
   rows.append(("recipe", "train", "recipes/prompt_tuning", [*_TRAINING]))
-  # The page's first of training, writing to another folder.
+  # The page's first training command, which here writes to another folder.
   words = next(
     words
     for words in documented.commands(documented.ROOT / _PAGES[model])

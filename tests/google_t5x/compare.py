@@ -4,11 +4,11 @@
 
 The folders are checkouts of google-research/t5x, google/airio and
 google-research/jestimator; docs/google_t5x.md says what else T5X needs. The
-outcome goes to tests/google_t5x/outcome.json and results/google_t5x.md. No part
-of CI.
+outcome goes to tests/google_t5x/outcome.json and results/google_t5x.md. CI does
+not run this.
 """
 
-import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+import t5x  # noqa: F401  # This keeps later imports of TensorFlow quiet.
 
 # isort: split
 
@@ -30,11 +30,11 @@ from t5x.runs import records
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTCOME = ROOT / "tests" / "google_t5x" / "outcome.json"
 PAGE = ROOT / "results" / "google_t5x.md"
-# The same computation in vectors of another width, which rounds elsewhere.
+# The same computation with vectors of another width rounds differently.
 OTHER_ROUNDING = "--xla_cpu_max_isa=AVX2"
-# Relative to the largest loss.
+# A fraction of the largest loss.
 MAX_LOSS_DIFFERENCE = 1e-5
-# The second says that T5X's inference is over.
+# T5X's inference writes the second when it is over.
 _SKIPPED = ("metrics.jsonl", ".COMPLETED")
 
 
@@ -91,13 +91,13 @@ def main() -> None:
 def _run(
   command: commands.Command, work: str, paths: dict[str, list[pathlib.Path]]
 ) -> dict[str, Any]:
-  """Runs a command on both runtimes; returns what is told of it."""
+  """Runs a command on both runtimes; returns fields of its row."""
   folders = {
     name: ROOT / command.folder(f"{work}/{name}") for name in (*paths, "again")
   }
 
   def start(name: str, runtime: str, xla_flags: str = "") -> int:
-    """Runs it again, with a log beside its folder; returns its status."""
+    """Runs the command with a log beside its folder; returns its status."""
     shutil.rmtree(folders[name], ignore_errors=True)
     folders[name].parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folders[name]}.log", "w", encoding="utf-8") as log:
@@ -140,7 +140,7 @@ def losses(folder: pathlib.Path) -> list[float]:
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
       event = tf.compat.v1.Event.FromString(record)
       for value in event.summary.value:
-        # T5X has a folder train/ with a tag loss, ours one file with both.
+        # T5X has a folder train/ with a tag loss; we have a tag train/loss.
         where = path.parent.relative_to(folder) / value.tag
         if str(where) == "train/loss":
           by_step[event.step] = (
@@ -154,10 +154,10 @@ def losses(folder: pathlib.Path) -> list[float]:
 def predictions(folder: pathlib.Path) -> list[tuple[str, str]]:
   """Returns input and predicted text of each example, sorted.
 
-  Of a run's evaluations, the last.
+  The last evaluation of a run is read.
 
   Args:
-    folder: What a command wrote.
+    folder: The folder that a command wrote.
   """
   found: list[pathlib.Path] = sorted(
     path
@@ -180,13 +180,13 @@ def compare(google: pathlib.Path, ours: pathlib.Path) -> dict[str, Any]:
   """Compares what a command left in the folders of two runtimes.
 
   Returns:
-    `losses` of both and `loss_difference`, the largest of a step relative to
-    the largest loss, where there are any; `examples` and `equal`, how many
-    predictions there are and are the same.
+    `losses` of both and `loss_difference`, the largest difference at a step
+    relative to the largest loss, if there are losses; `examples` and `equal`,
+    the numbers of predictions and of equal ones.
   """
   compared: dict[str, Any] = {}
   pair = losses(google), losses(ours)
-  # Without a STATS_PERIOD the two log other steps.
+  # Without a STATS_PERIOD, the two log different steps.
   if any(pair) and len(pair[0]) == len(pair[1]):
     compared["losses"] = {"google": pair[0], "ours": pair[1]}
     compared["loss_difference"] = max(
@@ -203,7 +203,7 @@ def compare(google: pathlib.Path, ours: pathlib.Path) -> dict[str, Any]:
 
 
 def holds(row: Mapping[str, Any]) -> bool:
-  """Whether both ran, with the same predictions and losses if compared."""
+  """Returns true if both ran and agree in all that is compared."""
   if not row["google"] == row["ours"] == 0 or not row["examples"]:
     return False
   if not row.get("is_compared", True):
@@ -240,7 +240,7 @@ def _difference(row: Mapping[str, Any], name: str) -> str:
 
 
 def page(outcome: Mapping[str, Any]) -> str:
-  """Returns the committed page: the table, and what it was made with."""
+  """Returns the committed page: the table, its sources and the device."""
   commits = sorted({row["commit"][:7] for row in outcome["rows"]})
   versions = [
     f"{name} {version}" for name, version in outcome["versions"].items()

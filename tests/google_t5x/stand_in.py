@@ -1,6 +1,6 @@
-"""Stands in for Google's T5X: its names and parameters, nothing behind them.
+"""A stand-in for Google's T5X: its names and parameters without its code.
 
-As a program it parses every gin file with this in the place of `runtime/`, then
+As a program, it parses every gin file with this instead of `runtime/`, then
 takes those steps of T5X's three programs that need no model:
 
   python tests/google_t5x/stand_in.py FOLDER BINDINGS GIN_FILE...
@@ -27,7 +27,7 @@ def _define(name: str, parameters: list[str], *positional: str, body: str):
 
 
 def write_package(folder: pathlib.Path) -> None:
-  """Writes a package `t5x` whose functions return what they are given."""
+  """Writes a package `t5x` whose functions return their arguments."""
   (folder / "t5x").mkdir()
   sources = {"__init__": ""}
   for path, symbol in SIGNATURES.items():
@@ -62,18 +62,18 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
   from t5x import infer as infer_lib
   from t5x import train as train_lib
 
-  # Where T5X's programs have them.
+  # T5X's programs have these as globals.
   globals().update(
     train=train_lib.train, evaluate=eval_lib.evaluate, infer=infer_lib.infer
   )
-  # What prompts of class labels read.
+  # Prompts of class labels read this.
   embedding = types.SimpleNamespace(get=lambda: np.zeros((5000, 512)))
   checkpoints.load_t5x_checkpoint = lambda path, lazy_parameters: {
     "target": {"token_embedder": {"embedding": embedding}}
   }
   gin.add_config_file_search_path(str(ROOT))
-  # Google's T5X has no batches by length, no teachers and no int8, and other
-  # networks for decoders.
+  # Google's T5X has no batches by length, no teachers and no int8, and it has
+  # other networks for decoders.
   ours = ["runs/by_length", "*/mpt_sources"]
   models = ("decoder", "smollm2_135m", "llama_3_8b", "t5gemma*", "int8")
   ours += [f"models/{name}" for name in models]
@@ -88,7 +88,7 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
     )
     configured = gin.get_configurable(globals()[entry])()
     print(entry, *sorted(k for k, v in configured.items() if v is not None))
-  # What T5X's `train` makes of its arguments; then it acts once.
+  # T5X's `train` makes these of its arguments; then the actions run once.
   given = {"train_state": None, "partitioner": configured["partitioner"]}
   configured["trainer_cls"](
     **given,
@@ -101,7 +101,7 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
   configured["checkpoint_cfg"].save.checkpointer_cls(
     **given, checkpoints_dir="", dataset_iterator=None
   )
-  assert not configured["concurrent_metrics"]  # Else T5X runs no such action.
+  assert not configured["concurrent_metrics"]  # With it, T5X runs no actions.
   train_state = types.SimpleNamespace(
     params={"encoder": {"prompt": {"prompt": jnp.ones((2, 4))}}}, step=7
   )

@@ -1,4 +1,4 @@
-"""The ladder's prose, its words and its pretraining; and the probes."""
+"""Tests of the ladder's prose, words, pretraining and probes."""
 
 import collections
 import hashlib
@@ -26,9 +26,9 @@ from prompt_tuning.mini.ladder import (
 )
 from t5x import checkpoints
 
-# Here a placeholder for the ladder's vocabulary.
+# In these tests, the placeholder is the ladder's vocabulary.
 LADDER = MODEL_VOCABULARY
-# Those of configs/ladder.toml.
+# The lengths in configs/ladder.toml.
 LENGTHS = {"inputs": 26, "targets": 8}
 
 
@@ -61,7 +61,7 @@ def documents(of=corpus.documents):
 
 
 def test_documents_stay_the_same_and_have_no_form_of_a_task():
-  """A change means that checkpoints and records are of other prose."""
+  """If the hash changes, checkpoints and records are from other prose."""
   rng = random.Random(0)
   made = "\n".join(prose.document(rng, "train") for _ in range(2_000))
   assert hashlib.sha256(made.encode()).hexdigest()[:12] == "8e83b7169fce"
@@ -144,7 +144,7 @@ def test_lm_targets_go_on_where_inputs_stop():
     assert inputs[-1] == targets[-1] == LADDER.eos_id
     before = text.split(prose.CUT)[0]
     cuts[inputs[:-1] == LADDER.encode(before)] += 1
-  # Some of the cuts that could be anywhere are before an answer too.
+  # Some of the cuts at random places are before an answer too.
   assert 0.83 < cuts[True] / cuts.total() < 0.93
 
 
@@ -180,7 +180,7 @@ def test_only_the_right_answer_to_a_probe_counts(suffix):
       targets.append(task.postprocess_fn(text, example=example, is_target=True))
       text = LADDER.decode(example["targets"].tolist())
       predictions.append(task.postprocess_fn(text, example=example))
-      if suffix:  # The answer is asked for, and comes, behind a sentinel.
+      if suffix:  # A sentinel ends the question and starts the answer.
         sentinel = LADDER.vocab_size - 1
         assert example["inputs"][-2] == example["targets"][0] == sentinel
     assert len(targets) == probes.EXAMPLES
@@ -208,7 +208,7 @@ def test_biases_move_ten_times_as_far():
   }
   state = optimizer.init(params)
   gradients = jax.tree.map(lambda x: x + 0.1, params)
-  for _ in range(2):  # The warm-up begins at 0.
+  for _ in range(2):  # The warm-up starts at 0.
     updates, state = optimizer.update(gradients, state, params)
   moved = updates["encoder"]
   np.testing.assert_allclose(moved["mlp"]["kernel"], -0.01, rtol=1e-3)
@@ -223,21 +223,21 @@ def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
     checkpoints.save_base_checkpoint(
       str(run), step, {"kernel": np.full((2, 3), step / 7, np.float32)}, {}
     )
-  (run / "checkpoint_25.damaged").mkdir()  # It was set aside.
+  (run / "checkpoint_25.damaged").mkdir()  # This one was set aside.
   written = list(pretraining.export(run, folder, "lm"))
   assert [path.relative_to(folder).as_posix() for path in written] == [
     "lm_10/checkpoint_20",
     "lm_50/checkpoint_24",
     "lm_100/checkpoint_29",
   ]
-  # What lies in git names no machine.
+  # The files are for git, so they name no folder of this machine.
   files = [path for path in folder.rglob("*") if path.is_file()]
   assert not [p for p in files if str(tmp_path).encode() in p.read_bytes()]
   base = checkpoints.open_checkpoint(str(folder / "lm_50"))
   assert base.step == 24
   assert base.metadata["name"] == "ladder_xs lm_50"
   assert base.arrays["kernel"].dtype == ml_dtypes.bfloat16
-  # Without a checkpoint at each tenth there is nothing to keep.
+  # Without a checkpoint at each tenth, there is nothing to keep.
   for step in range(20, 29):
     shutil.rmtree(run / f"checkpoint_{step}")
   with pytest.raises(ValueError, match="EVAL_PERIOD of a tenth"):

@@ -1,4 +1,4 @@
-"""Both miniatures: stable, balanced, disjoint in splits; and through seqio."""
+"""Tests of both miniatures: stable, balanced, and with disjoint splits."""
 
 import collections
 import hashlib
@@ -26,8 +26,8 @@ ROWS = pytest.mark.parametrize(
   "row", task_rows.SUPER_GLUE, ids=lambda row: row.name
 )
 
-# Of every row of every split, of either miniature. A change means that recorded
-# results are of other data.
+# Digests of all splits of the stories and of the ladder. If one changes,
+# recorded results are from other data.
 DIGESTS = {
   "boolq": ("83fb9e5db959", "a9e6d4df95e2"),
   "cb": ("ba05646c7dfb", "ed51943c8cc3"),
@@ -58,7 +58,7 @@ def target(example):
 
 
 def scores(name, examples, answers):
-  """The metrics of a task, without the share of illegal answers."""
+  """Returns the metrics of a task without the share of invalid answers."""
   task = seqio.get_mixture_or_task(name)
   targets, predictions = [], []
   for x, answer in zip(examples, answers, strict=True):
@@ -115,7 +115,7 @@ def test_features_and_labels_are_those_of_tfds(row, tmp_path):
 @ROWS
 @pytest.mark.parametrize("prefix", [tasks.MINI, tasks.LADDER])
 def test_right_answers_score_100(row, prefix):
-  """Through the postprocessors and metrics of the real task."""
+  """Answers pass through the postprocessors and metrics of the real task."""
   name = f"{prefix}_{row.name}"
   examples = read(name, count=100)
   answers = list(map(target, examples))
@@ -130,7 +130,7 @@ def test_right_answers_score_100(row, prefix):
 
 
 def _majorities():
-  """Task and score of one answer to all, as the sheets have it."""
+  """Returns each task with the majority's score, as in the sheets."""
   said = set()
   for sheet in sheets.load_all(ROOT / "configs").values():
     for cell in sheet.cells():
@@ -156,15 +156,15 @@ def test_most_frequent_answer_scores_what_the_sheets_say(task, majority):
 def test_bag_of_words_stays_near_the_majority(row):
   """A classifier that counts words of the input picks one of the targets.
 
-  Where it is not much better than the most frequent target, looking for single
-  words does not solve the task.
+  If it is not much better than the most frequent target, single words do not
+  solve the task.
   """
   train, validation = (
     read(f"{tasks.MINI}_{row.name}", split) for split in ("train", "validation")
   )
 
   def accuracy(answers):
-    """In percent; the metric of WSC compares, and asks for yes or no."""
+    """Returns the accuracy in percent; WSC's answers are postprocessed."""
     is_right = [
       row.postprocess(answer, example) == example["label"]
       if row.name == "wsc"
@@ -184,7 +184,7 @@ def test_bag_of_words_stays_near_the_majority(row):
   [(usual, _)] = collections.Counter(targets).most_common(1)
   gain = accuracy(classifier.predict(texts(validation)))
   gain -= accuracy([usual] * len(validation))
-  # The answers of ReCoRD are names in the passage: guessing among these is
+  # The answers of ReCoRD are names in the passage: a guess among these is
   # right one time in three.
   assert gain < (35 if row.name == "record" else 6)
 

@@ -21,14 +21,14 @@ _PROGRAMS = {
 
 
 class Mistake(NamedTuple):
-  """A mistake.
+  """A wrong command or call and the message that it must get.
 
   Attributes:
     program: "train", "eval" or "infer" of t5x; "console", the project's command
       line; or "python".
-    words: The command's; for Python, code that uses `pt` or `model`.
+    words: The command's words, or Python code that uses `pt` or `model`.
     says: Regular expression of the message.
-    files: Name -> content, in the working directory.
+    files: The files of the working directory: name -> content.
   """
 
   program: str
@@ -38,7 +38,7 @@ class Mistake(NamedTuple):
 
 
 def _full(text: str) -> str:
-  """Puts the texts of names in braces in their place."""
+  """Replaces names in braces with their texts."""
   for name, value in _NAMES.items():
     if f"{{{name}}}" in text:
       text = _full(text.replace(f"{{{name}}}", value))
@@ -46,7 +46,7 @@ def _full(text: str) -> str:
 
 
 def _mistake(kind: str, words: str, says: str, files: Any = ()) -> Mistake:
-  if kind == "sheets":  # Their second column is the new text.
+  if kind == "sheets":  # The second column is the new text.
     sheet = {"configs/x.toml": _full("{SHEET}").replace(words, says)}
     return Mistake("console", "launch x --root=.", files, sheet)
   if files == "x.csv":

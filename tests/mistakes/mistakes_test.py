@@ -1,4 +1,4 @@
-"""The catalogue of mistakes: each ends in one helpful message, and no trace."""
+"""Tests that each mistake gets a helpful message and leaves no files."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ from t5x.planning import targets
 from t5x.runs import command_line, preflight
 
 MISTAKES = catalogue.MISTAKES
-# Some start processes: those that import little, and a few of each kind.
+# Some mistakes also start processes: first ones that import little.
 PROCESSES = [
   *MISTAKES[:100:14],
   *(pytest.param(x, marks=pytest.mark.slow) for x in MISTAKES[101::29]),
@@ -29,7 +29,7 @@ def _id(mistake):
 
 @pytest.fixture
 def check(tmp_path, monkeypatch):
-  """Makes a mistake in a folder, and checks what it says and leaves."""
+  """A function that makes a mistake and checks its message and files."""
   monkeypatch.chdir(tmp_path)
 
   def check(mistake, make):
@@ -56,7 +56,7 @@ def _t5x(mistake, monkeypatch):
     preflight.before_imports(mistake.program)
   except SystemExit as exit_:
     return exit_.code
-  # The words do not show it: the run does.
+  # The command's words do not show the mistake, so the run has to.
   monkeypatch.setattr(
     gin,
     "configurable",

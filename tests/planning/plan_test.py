@@ -1,4 +1,4 @@
-"""Plans of tiny commands, by this machine's compiler and, if there, others."""
+"""Tests of plans of tiny commands by all compilers on this machine."""
 
 import dataclasses
 import importlib.metadata
@@ -26,7 +26,7 @@ FILES = ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"]
 
 @pytest.mark.slow
 def test_programs_of_a_train_command_are_compiled():
-  """Without a checkpoint and data."""
+  """Each program fits a CPU, and its costs and steps are reported."""
   target = targets.find("cpux1")
   with programs.read_command(FILES, TINY, target.devices) as command:
     planned = {
@@ -114,9 +114,9 @@ LOOP = "while(%t), condition=%condition.1, body=%body.1"
   ("instead", "times"),
   [
     (LOOP, 24),
-    # As the compiler for GPUs writes it.
+    # The compiler for GPUs writes this.
     (LOOP + ', backend_config={"known_trip_count":{"n":"24"}}', 24),
-    # The branch with most exchanges counts.
+    # The branch with the most exchanges counts.
     ("conditional(%i, %a), branch_computations={%none, %body.1}", 1),
     ("conditional(%i), true_computation=%x, false_computation=%body.1", 1),
   ],
@@ -131,7 +131,7 @@ def test_exchanges_count_in_every_iteration(instead, times):
 
 @pytest.mark.parametrize(("name", "bound"), [("train", 4.0), ("restore", None)])
 def test_programs_that_the_compiler_refuses(name, bound):
-  """Compared with the usable memory: of a TPU v2's 8 GiB, as libtpu says."""
+  """The report has the peak and the usable memory from libtpu's message."""
   full = "RESOURCE_EXHAUSTED: Used 7.61G of 7.48G hbm. Exceeded it.\nMore."
   other = "UNIMPLEMENTED: Such a kernel.\nMore."
   traced = mock.Mock(jaxpr=jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))))
@@ -152,7 +152,7 @@ def test_programs_that_the_compiler_refuses(name, bound):
 
 
 def test_a_program_that_jax_cannot_read_is_measured_all_the_same(monkeypatch):
-  """As JAX 0.10.1 cannot read that of libtpu 0.0.52."""
+  """JAX 0.10.1 cannot read programs of libtpu 0.0.52."""
   unread = jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Unknown opcode: mulhi")
   monkeypatch.setattr(
     jax.stages.Compiled, "as_text", mock.Mock(side_effect=unread)
@@ -222,7 +222,7 @@ def test_search_tries_the_settings_of_any_network(model, config):
 
 
 def _report(peak, topology="cpux1", **values):
-  """Returns a report in bytes, on a device of 100."""
+  """Returns a report of a peak in bytes, on a device with 100 bytes."""
   sizes = {"memory": 100, "weights": 10, "optimizer": 0, "argument_bytes": 10}
   others = {"flops": 0, "compile_seconds": 0, "seconds_bound": 0, **values}
   return costs.CostReport("train", topology, 1, **sizes, peak=peak, **others)
@@ -245,7 +245,7 @@ DEARER = "others that fit cost less"
     (260, {"remat": True}, ""),
     (260, {"partitions": 4}, TOO_MUCH),
     (260, {"microbatches": 2}, TOO_MUCH),
-    # 10 and (260 - 20) / 4 may be less than 100.
+    # At best, it takes 10 + (260 - 20) / 4, which is less than 100.
     (260, {"microbatches": 4}, ""),
     (260, {"microbatches": 32}, "they divide no batch"),
     (260, {"dtype": "float32", "partitions": 1}, HEAVY),
@@ -330,5 +330,5 @@ def test_compilers_of_tpus_and_gpus_are_asked(topology, package):
   found = json.loads(done.stdout.splitlines()[-1])
   assert found["devices"] == 8
   assert found["seconds_bound"] > 0
-  # The prompt's gradient, but of nothing that is frozen.
+  # Devices exchange the prompt's gradient, but none of frozen weights.
   assert found["collectives"]["all-reduce"][1] < found["weights"]

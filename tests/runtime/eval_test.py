@@ -1,4 +1,4 @@
-"""t5x.eval on a tiny model with a trained prompt."""
+"""Tests of t5x.eval on a tiny model with a trained prompt."""
 
 import functools
 import shutil
@@ -22,7 +22,7 @@ _evaluate = functools.partial(
 
 
 def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
-  """Also the second time, in place of the first."""
+  """A second evaluation gives the same metrics and replaces the first."""
   trained = tiny.record(run)["best"]
   model = tiny.model_with(run / "prompt.safetensors", base)
   for _ in range(2):
@@ -71,7 +71,7 @@ def test_moved_base_model_is_noticed(base, tmp_path):
   moved = tmp_path / "base"
   shutil.copytree(base, moved / "checkpoint_7")
   tiny.train(tmp_path / "run", moved, relative_steps=3)
-  # A newer one beside it is not what the run began with.
+  # A newer checkpoint beside it is not the base of the run.
   other = tiny.save_base(tmp_path / "other", seed=1)
   shutil.copytree(other, moved / "checkpoint_9")
   checkpoint = checkpoints.open_checkpoint(str(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Failures of a store name the place, the reason and a remedy."""
+"""Tests that failures of a store name the place, the reason and a remedy."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ HttpError = pytest.importorskip("gcsfs.retry").HttpError
     (OSError(errno.EFBIG, "large"), errno.EFBIG, "ulimit"),
     (PermissionError(errno.EACCES, "no"), errno.EACCES, "Allow this account"),
     (OSError(errno.EIO, "broken"), errno.EIO, "system's log"),
-    # As TensorStore and TensorFlow say it.
+    # TensorStore and TensorFlow raise these.
     (
       ValueError("UNKNOWN: [OS error 122: Disk quota exceeded] [a='b']"),
       errno.EDQUOT,
@@ -30,7 +30,7 @@ HttpError = pytest.importorskip("gcsfs.retry").HttpError
       errno.EAGAIN,
       "answers with status 503. Try again later",
     ),
-    # As gcsfs does.
+    # gcsfs raises these.
     (HttpError({"code": 401, "message": "who"}), errno.EACCES, "log in"),
     (HttpError({"code": "503"}), errno.EAGAIN, "status 503"),
     (OSError("Forbidden: b/bucket/o/x\nno"), errno.EACCES, "may not read"),
@@ -65,7 +65,7 @@ def test_other_errors_stay_themselves(error):
 def test_record_has_the_room_to_say_that_the_disk_is_full(
   tmp_path, monkeypatch
 ):
-  """There is none left but what the record kept for that."""
+  """On a full disk, the record frees and uses the space that it reserved."""
   write, path = safe_files.write, tmp_path / "record.json"
 
   def full(*arguments):

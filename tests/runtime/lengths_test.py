@@ -1,4 +1,4 @@
-"""Batches by length: every example once, in few shapes, with little padding."""
+"""Tests of batches by length: each example once, few shapes and padding."""
 
 import itertools
 
@@ -30,12 +30,12 @@ def test_shapes_are_few_and_have_about_as_many_tokens(
     assert rows % shape.rows == 0
   if rows > multiple:
     most = max(_cost([x], fixed) for x in shapes)
-    # A processor is not filled by less than 512.
+    # Fewer than 512 tokens do not fill a processor.
     assert most <= max(max(rows / 4, multiple) * (longest + fixed), 512)
 
 
 def test_a_plan_has_every_example_once_and_is_the_cheapest(monkeypatch):
-  """Against all ways to cut six examples."""
+  """Compares plans with all ways to cut six examples."""
   monkeypatch.setattr(lengths, "_OVERHEAD", 5)
   shapes = [lengths.Shape(4, 8), lengths.Shape(2, 16), lengths.Shape(1, 40)]
   for _ in range(20):
@@ -53,7 +53,7 @@ def test_a_plan_has_every_example_once_and_is_the_cheapest(monkeypatch):
           for start, stop in parts
         ]
         costs.append(sum(min(x, default=np.inf) for x in fitting))
-    # The longest fill shapes of one row.
+    # Examples of more than 16 tokens need the shape of one row.
     plan = lengths.plan(sizes, shapes, 3)
     assert _cost([x.shape for x in plan], 3) + 5 * len(plan) == min(costs)
     assert sorted(np.concatenate([x.rows for x in plan])) == list(range(6))
@@ -98,7 +98,7 @@ def test_a_split_has_more_shapes_the_more_batches_it_has(number, most):
   assert {x.shape.rows for x in plan} == {8}
   found = {x.shape.length for x in plan}
   assert len(found) == most
-  assert max(found) == 210  # Near the longest example.
+  assert max(found) == 210  # The length of the features.
   # Splits of the same features share their shapes.
   assert found <= {210, 128, 80, 48, 32}
   for batch in plan:

@@ -65,7 +65,7 @@ def test_average_per_sequence_separates_packed_sequences():
   np.testing.assert_allclose(
     weights, [[1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2, 0]], rtol=1e-6
   )
-  # One example of a batch may have no targets, and be a microbatch by itself.
+  # An example may have no targets and be the only one of a microbatch.
   empty = packed | {"decoder_loss_weights": jnp.zeros((1, 6))}
   for name in losses.SpecialLossNormalizingFactor:
     assert losses.get_loss_normalizing_factor_and_weights(name, empty)[0] > 0

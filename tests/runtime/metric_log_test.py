@@ -1,4 +1,4 @@
-"""Metrics of a run: lines after a restart, and what TensorBoard reads."""
+"""Tests of a run's metrics: lines after a restart and TensorBoard's events."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ def test_lines_of_a_log_are_there_when_they_are_written(tmp_path):
   log.add_text("config", "a = 1", 7)
   log.write(8, "train", {"loss": 2.0, "accuracy": 0.5})
   start = _events(tmp_path)[1]
-  # TensorBoard hides what another attempt has from there on.
+  # TensorBoard hides what an earlier attempt logged from this step on.
   assert start.step == 8
   assert start.session_log.status == event_pb2.SessionLog.START
   curves = [(8, "train/loss", 2.0), (8, "train/accuracy", 0.5)]
@@ -60,7 +60,7 @@ def test_full_disk_ends_the_run_and_does_not_hold_it(tmp_path, monkeypatch):
   log = metric_log.MetricLog(str(tmp_path), 0)
   full = OSError(errno.ENOSPC, "No space left on device")
   monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=full))
-  # tensorboardX's own writer holds more than ten values of a dead thread.
+  # tensorboardX's own writer blocks after ten values if its thread is dead.
   for step in range(1, 16):
     with pytest.raises(OSError, match="No space left"):
       log.write(step, "train", {"loss": 1.0})

@@ -8,7 +8,7 @@ from tiny import multi_optimizer
 
 from t5x import adafactor, optimizers, train_state
 
-# Flax warns that traversals will go, but T5X's interface is made of them.
+# Flax warns that traversals are deprecated, but T5X's interface uses them.
 pytestmark = pytest.mark.filterwarnings(
   "ignore:`flax.traverse_util.Traversal`:DeprecationWarning"
 )
@@ -45,7 +45,7 @@ def test_what_no_traversal_matches_is_frozen(params):
   ("patterns", "message"),
   [
     ([[".*/prompts/.*"]], r"prompts.*\['encoder/prompt/prompt'"),
-    # Each pattern has to match.
+    # Each pattern has to match a parameter.
     ([[".*/prompt/.*", ".*/promt/.*"]], r"\['\.\*/promt/\.\*'\], matches none"),
     ([[".*/kernel"], [".*/wi/.*"]], "Traversals 0 and 1 .* encoder/wi/kernel"),
     ([], "at least one"),
@@ -98,7 +98,7 @@ def test_bfloat16_parameters_have_float32_state(params):
     {"learning_rate": 0.3}, params, state, params
   )
 
-  # Steps count from where they were restored.
+  # Steps count from the restored step.
   assert new_state.step == 1_100_001
   dtypes = {x.dtype for x in jax.tree.leaves(new_state)}
   assert dtypes == {jnp.dtype("int32"), jnp.dtype("float32")}
@@ -138,7 +138,7 @@ def test_shardings_tell_which_leaves_mirror_a_parameter(params):
   assert adam.count == "other"
   assert adam.mu["encoder"] == paths["encoder"]
   assert adam.nu["encoder"] == paths["encoder"]
-  # Factored: two vectors, and a placeholder for the moment.
+  # A factored moment is two vectors and a placeholder, which mirror nothing.
   factored = mapped.param_states.inner_states["1"]
   assert set(jax.tree.leaves(factored)) == {"other"}
 

@@ -1,4 +1,4 @@
-"""A command's folder, which has an earlier run."""
+"""Tests of commands whose folder has an earlier run."""
 
 import json
 

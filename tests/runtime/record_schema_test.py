@@ -1,4 +1,4 @@
-"""The schema of records, and its one writer."""
+"""Tests of the schema of records and of their only writer."""
 
 import json
 import pathlib
@@ -69,7 +69,7 @@ def test_records_name_the_commit():
   done = subprocess.run(
     [*git, "rev-parse", "HEAD"], capture_output=True, text=True
   )
-  # An untracked copy may lie in another project's repository.
+  # An untracked copy may be inside another project's repository.
   expected = done.stdout.strip() if is_tracked else None
   assert records.environment()["commit"] == expected
 
@@ -92,5 +92,5 @@ def test_score_that_is_none_is_not_written(tmp_path, score):
   with pytest.raises(ValueError, match="cb/accuracy is"):
     record.write(evals=bad)
   assert (tmp_path / "record.json").read_text() == before
-  # What it is refused for can still be said.
+  # The error can still be written.
   record.write(status="failed", error="ValueError: cb/accuracy")

@@ -1,4 +1,4 @@
-"""One run per folder; whose process is gone does not stand in the way."""
+"""Tests that one run holds a folder's lock, and that dead ones lose it."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def _short(monkeypatch):
 def test_second_run_is_told_who_holds_the_folder(tmp_path):
   assert run_lock.find_holder(str(tmp_path)) is None
   with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
-    # It is this process itself.
+    # The holder is this process itself.
     assert run_lock.find_holder(str(tmp_path)) is None
     with (
       pytest.raises(
@@ -39,7 +39,7 @@ def test_second_run_is_told_who_holds_the_folder(tmp_path):
       run_lock.RunLock(str(tmp_path), "MODEL_DIR"),
     ):
       pass
-    # By which a worker tries its job again.
+    # A worker tries its job again if it finds this cause.
     assert isinstance(raised.value.__cause__, OSError)
     # Another part of the folder is free.
     with run_lock.RunLock(str(tmp_path), "OUTPUT_DIR", "part-1"):
@@ -79,7 +79,7 @@ def test_lock_of_another_machine_is_taken_when_nobody_touches_it(
 
 
 def test_process_of_another_container_may_have_the_same_number(tmp_path):
-  """Each calls its first process 1; those of a pod share the machine's name."""
+  """Containers of a pod share the host's name and number their processes."""
   ours = LOCK_ELSEWHERE.replace("pid=5", f"pid={os.getpid()}")
   for name, suffix in ("elsewhere", ""), (socket.gethostname(), "?pidns-f01"):
     text = ours.replace("elsewhere", name + suffix)
@@ -96,9 +96,9 @@ def test_run_that_lost_its_lock_stops_before_it_writes(tmp_path):
     with pytest.raises(
       run_lock.LockLostError, match=r"another run while .* 5 on elsew"
     ):
-      # At once: its own thread may have been suspended too.
+      # The check needs no thread, which may have been suspended too.
       lock.check()
-  # It is the other's now.
+  # The lock is the other run's now.
   assert (tmp_path / "run.lock").read_text() == LOCK_ELSEWHERE
 
 

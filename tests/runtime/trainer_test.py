@@ -1,4 +1,4 @@
-"""What stops a run, and the norms that may be logged beside the loss."""
+"""Tests of early stopping, of norms of weights, and of slow imports."""
 
 import types
 
@@ -25,7 +25,7 @@ def _metrics(value):
   ],
 )
 def test_early_stopping_waits_for_its_patience(mode, values, stops):
-  """Also if all but the last came before a restart."""
+  """A restart before the last value makes no difference."""
   for before in (0, 3):
     action = trainer.EarlyStoppingAction(("task", "accuracy"), mode, patience=2)
     action.resume([_metrics(x) for x in values[:before]])
@@ -79,7 +79,7 @@ print(layers.ToDense.__name__, gc.isenabled())
   by_step, by_run, there_all_the_same = done.stdout.splitlines()
   by_step, by_run = set(by_step.split()), set(by_run.split())
   assert "t5x.models" in by_step
-  # 0.7 GB, and seconds.
+  # These take 0.7 GB and seconds.
   assert not {"seqio", "tensorflow"} & by_step
   assert {"seqio", "tensorflow", "tensorboardX"} <= by_run
   assert not {"keras", "sklearn", "torch"} & by_run
