@@ -16,7 +16,7 @@ from t5x.planning import targets
 from t5x.runs import command_line, preflight
 
 MISTAKES = catalogue.MISTAKES
-# Some mistakes also start processes: first ones that import little.
+# These also run in processes; the first of them import little.
 PROCESSES = [
   *MISTAKES[:100:14],
   *(pytest.param(x, marks=pytest.mark.slow) for x in MISTAKES[101::29]),

@@ -93,7 +93,8 @@ def test_loss_and_gradient_are_those_of_the_padded_batch(factor, cut):
 
 @pytest.mark.slow
 def test_as_many_programs_are_compiled_as_there_are_shapes():
-  loop = _start(IN_THREE, dropout_rate=0.1)  # The programs of the next test.
+  # The next test uses the same programs.
+  loop = _start(IN_THREE, dropout_rate=0.1)
   loop._add_gradients = mock.Mock(wraps=loop._add_gradients)
   loop.train_steps(_batches(10), 10)
   calls = loop._add_gradients.call_args_list

@@ -114,7 +114,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
   tmp_path, monkeypatch, write
 ):
-  """The umask is not set to read it, as that would affect all threads."""
+  """The umask is never set, not even to read it, as all threads share it."""
   before = os.umask(0o027)
   try:
     with monkeypatch.context() as patch:

@@ -87,7 +87,7 @@ def test_more_chunks_read_no_example_more_often(base, tmp_path):
   task = seqio.TaskRegistry.get(tiny.TASK).replace(name="read", source=source)
   cfg = tiny.dataset_config(mixture_or_task_name=task, split="test")
   inference.infer(**_arguments(base, tmp_path, dataset_cfg=cfg))
-  # Each is read to count examples and tokens, as input and as features.
+  # The reads count examples, count tokens, and get inputs and features.
   assert len(reads) == 4 * 13
 
 

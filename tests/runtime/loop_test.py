@@ -220,7 +220,7 @@ def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
 def test_loss_of_the_last_step_is_computed_unless_the_record_has_the_end(
   status,
 ):
-  """A run that a signal or failure ended there evaluates the step again."""
+  """A run that a signal or failure ended at its last step evaluates it."""
   run = _loop(step=6, train_evals=["task"])
   run.trainer.eval = mock.Mock(return_value={"task": {"loss": 1.0}})
   earlier = resume.Earlier(

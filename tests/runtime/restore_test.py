@@ -32,7 +32,7 @@ def test_step_is_restored_with_the_weights(base):
 
 @pytest.mark.slow
 def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
-  """Evaluation, where nothing trains, keeps trained weights in float32."""
+  """Evaluation reads trained weights exactly, although `dtype` is bfloat16."""
   model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
   trained = tiny.train(tmp_path, base, model, relative_steps=3).train_state
   initializer = tiny.make_initializer(model, trains=False)

@@ -72,7 +72,7 @@ def test_another_setting_is_refused(
     train(finished, base, told(**{name: value}))
   assert f"{name}: {SETTINGS[name]!r} -> {value!r}" in str(error.value)
   assert identity.read(str(finished)) == (told(), [])
-  # The status of a killed run is corrected even so.
+  # The refusal still corrects the status of a killed run.
   left = "interrupted" if status == "running" else status
   assert tiny.record(finished) == record | {"status": left}
   assert ("its process is gone" in caplog.text) == (status == "running")

@@ -1,4 +1,4 @@
-"""Tests that one run holds a folder's lock, and that dead ones lose it."""
+"""Tests that only one run holds a folder's lock, and no dead process does."""
 
 import os
 import socket
@@ -79,7 +79,7 @@ def test_lock_of_another_machine_is_taken_when_nobody_touches_it(
 
 
 def test_process_of_another_container_may_have_the_same_number(tmp_path):
-  """Containers of a pod share the host's name and number their processes."""
+  """Containers of a pod share a host name and may share process numbers."""
   ours = LOCK_ELSEWHERE.replace("pid=5", f"pid={os.getpid()}")
   for name, suffix in ("elsewhere", ""), (socket.gethostname(), "?pidns-f01"):
     text = ours.replace("elsewhere", name + suffix)

@@ -193,7 +193,7 @@ def test_early_stopping_stops_for_good(tmp_path, base):
   for _ in range(2):
     assert train().status == "stopped"
     assert ending() == ("stopped", tiny.BASE_STEP + 2)
-    # The record is like this if the run was killed before it was written.
+    # A run that is killed at its end leaves such a record.
     tiny.edit_record(tmp_path, status="running")
   # With more steps, the run resumes until it stops again.
   assert train(steps=31).status == "stopped"
@@ -219,7 +219,7 @@ def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):
 
 
 def test_second_signal_stops_at_once():
-  # Background processes of a shell ignore the signal by default.
+  # Background processes of a shell ignore SIGINT by default.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with command_line.StopSignals() as signals:
