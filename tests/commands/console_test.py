@@ -1,4 +1,4 @@
-"""The command line: its help, its errors, and the commands in the pages."""
+"""Tests of the command line: help, errors, and the documented commands."""
 
 import itertools
 
@@ -17,7 +17,7 @@ COMMANDS = [
 
 
 def test_module_has_help_that_is_quick():
-  """It imports nothing that takes long; no test of the time would be exact."""
+  """Help imports no slow package; a test of its time would be unreliable."""
   words = ("-X", "importtime", "-m", "prompt_tuning", "--help")
   done = started.python(*words)
   imported = {x.rpartition("|")[2].strip() for x in done.stderr.splitlines()}
@@ -65,7 +65,7 @@ sys.exit(console.main())
   ],
 )
 def test_failure_is_one_line_and_ends_a_run_at_once(error, status, line):
-  """Even if a thread of Orbax's waits for a checkpoint."""
+  """A failure ends the process even while a thread of Orbax still waits."""
   code = _FAILURE.format(error)
   done = started.python("-c", code, status=status, timeout=60)
   (found,) = done.stderr.strip().splitlines()

@@ -1,4 +1,4 @@
-"""The pretraining of a ladder, of a program that only leaves a record."""
+"""Tests of `pretrain` on a program that only writes a record."""
 
 import shutil
 from unittest import mock
@@ -47,7 +47,7 @@ def test_run_is_exported_and_is_made_again_without_checkpoints(
   assert "has a record but no checkpoints" in capsys.readouterr().out
   assert (tmp_path / f"results/ladder/{RUN}.json").exists()
   assert (tmp_path / f"runs/ladder/{RUN}/starts").read_text() == "0 "
-  # A run that is not the record's is not exported.
+  # A run that differs from the stored record is not exported.
   left = tmp_path / f"runs/ladder/{RUN}/record.json"
   left.write_text(left.read_text().replace('"now"', '"then"'))
   (folder / "lm_100/checkpoint_4").mkdir(parents=True)

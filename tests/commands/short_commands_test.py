@@ -1,4 +1,4 @@
-"""Short commands, each run once: what they call is tested elsewhere."""
+"""Tests of short commands, each run once; other tests cover their functions."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def test_task_is_cached_once_and_shown(tmp_path, capsys):
 
 
 def test_lines_are_tried_with_their_spaces(monkeypatch, capsys):
-  """A decoder's tokens of "film: " are not those of "film:"."""
+  """Lines keep their spaces, because decoders tokenize "film: " differently."""
   model = mock.Mock()
   model.generate.side_effect = lambda texts, *_: [repr(x) for x in texts]
   monkeypatch.setattr(model_lib, "load_for", lambda *_: (model, None))

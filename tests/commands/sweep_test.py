@@ -1,4 +1,4 @@
-"""Sweeps of a program that only leaves a record."""
+"""Tests of sweeps of a program that only writes a record."""
 
 import json
 
@@ -16,7 +16,7 @@ FAST = ("--gin.SEED=0,1,2", *PROGRAM, "--name=x")
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-  """A repository, which is the working directory."""
+  """A repository that is the working directory."""
   counting.place(tmp_path)
   monkeypatch.chdir(tmp_path)
   return tmp_path

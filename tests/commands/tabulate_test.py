@@ -1,4 +1,4 @@
-"""Tables of a project of another's, by the command that writes them."""
+"""Tests of `tabulate` in a project other than this one."""
 
 import made_up
 
@@ -8,7 +8,7 @@ TABLES = {f"x.{x}" for x in ("csv", "md", "png", "svg", "tex")}
 
 
 def test_project_needs_no_pages_without_runs(tmp_path, capsys):
-  """Neither configs/claims.toml and its like, nor README and docs."""
+  """Tables need no configs/claims.toml or similar sheets, README, or docs."""
   made_up.results(tmp_path, made_up.sheet(tmp_path))
   root = f"--root={tmp_path}"
   assert console.main(["tabulate", root]) == 0

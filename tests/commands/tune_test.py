@@ -1,7 +1,6 @@
-"""From a model and a file to answers: `tune`, `try`, `eval`, `serve`, Python.
+"""Tests of `tune`, `try`, `eval`, `serve` and their equivalents in Python.
 
-The model is a random T5 or decoder in Hugging Face's format, on a hub of this
-machine.
+The models are random T5s and decoders in Hugging Face format, on a local hub.
 """
 
 import dataclasses
@@ -58,13 +57,13 @@ MODELS = pytest.mark.parametrize(
     *(pytest.param(x, marks=SLOW) for x in (DECODER, T5GEMMA, INT8)),
   ],
 )
-# A name with a point, as many models have.
+# Many model names contain a dot.
 OUT = "tiny-1.7B"
 GIN = {"TRAIN_STEPS_RELATIVE": 4, "EVAL_PERIOD": 2, "PROMPT_LENGTH": 3}
 
 
 def _write(folder, config, texts=None):
-  """Writes a random model, and a vocabulary of texts."""
+  """Writes a random model and, given texts, a vocabulary trained on them."""
   hf_t5s.save(folder, config)
   if texts is not None:
     settings = {"hard_vocab_limit": False, "character_coverage": 1.0}
@@ -82,7 +81,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_files(tmp_path_factory):
-  """Returns the files of the others: decoders, a T5Gemma, the first T5."""
+  """Returns the files of a decoder, its int8 copy, a T5Gemma and a T5 1.0."""
   parent = tmp_path_factory.mktemp("tiny")
   for name, kind in ((DECODER, "tiny_decoder"), (T5GEMMA, "tiny_t5gemma")):
     tiny_decoder.save(parent / name, kind)
@@ -126,7 +125,8 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
   assert "--gin.network.T5Config.emb_dim=16" in out
   assert "train 22, validation 2 rows; input text; target label" in err
   assert "  BATCH_SIZE = 4: short steps on a CPU" in err
-  assert "Path not found" not in caplog.text  # By gin, in the first folder.
+  # Gin logs this if the first folder of its path lacks a file.
+  assert "Path not found" not in caplog.text
   assert not (folder / OUT).exists()
 
 
@@ -158,7 +158,7 @@ def test_files_of_the_user_are_kept_in_training_and_evaluation(
   assert "--tfds_data_dir=tfds" in out
   assert "runs/tune/tiny-y'" in out
   assert "  EVAL_PERIOD = 2: ten evaluations" in err
-  # That of a recipe, too, even inside a file of the user's.
+  # A recipe's rate is kept too, even if a user's file includes the recipe.
   (folder / "mine.gin").write_text('include "gin/recipes/lora.gin"')
   for file in ("gin/recipes/lora.gin", "mine.gin"):
     words[:1] = [f"--gin_file={file}"]
@@ -282,7 +282,7 @@ def test_two_commands_from_names_on_the_hub_to_answers(
 
 @pytest.mark.parametrize("kind", ["mt5", "byt5"])
 def test_a_multilingual_model_brings_its_vocabulary(kind, folder):
-  """An mT5's file has its own sentinels; a ByT5 has no file."""
+  """An mT5 vocabulary file includes sentinels; a ByT5 has no such file."""
   texts = ["ein guter Film", "un film ennuyeux", "とても良い映画"]
   texts += ["скучный фильм", "فيلم جيد", "지루한 영화"]
   rows = [f"{x} {y}" for x in texts for y in texts]
@@ -306,7 +306,7 @@ def test_a_multilingual_model_brings_its_vocabulary(kind, folder):
 
 @pytest.mark.slow
 def test_notebook_from_a_folder_to_a_served_prompt(folder, files, monkeypatch):
-  """docs/flan_t5_to_server.ipynb, for four steps of a random model."""
+  """Runs docs/flan_t5_to_server.ipynb with four steps of a random model."""
   (folder / "flan-t5-base").mkdir()
   for name, content in files.items():
     (folder / "flan-t5-base" / name).write_bytes(content)

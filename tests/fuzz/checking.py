@@ -1,7 +1,7 @@
-"""A check of one reader: it reads its file, or says why it does not.
+"""A check that a reader reads its file or explains why it cannot.
 
-Memory is the growth of the process to its peak: touched pages, those of native
-libraries included. Only Linux tells it.
+Memory is the growth of the process up to its peak, counted in touched pages,
+native libraries included. Only Linux reports it.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ READERS: dict[str, Reader] = {
 SECONDS = 10.0
 # Bytes beyond twice the file's size.
 MEMORY = 100 * 2**20
-# hypothesis keeps facts on the code here, by default in the working directory.
+# hypothesis would store data about the code in the working directory.
 _HOME = tempfile.TemporaryDirectory(prefix="hypothesis_")
 configuration.set_hypothesis_home_dir(_HOME.name)
 
@@ -46,13 +46,13 @@ class Counts:
   """The outcomes of the mutations of a reader's file.
 
   Attributes:
-    mutations: All.
-    refused: Those that an error refused.
-    unclean: Those with an error that is not the project's own, or of which one
-      needed too much memory or time.
-    unnamed: Those whose error does not name the file.
-    seconds: The most for one.
-    megabytes: The most memory for one.
+    mutations: The number of mutations.
+    refused: Mutations that the reader refused with an error.
+    unclean: Mutations that raised an unexpected error, or that needed too much
+      memory or time.
+    unnamed: Mutations whose error does not name the file.
+    seconds: The longest time for one mutation.
+    megabytes: The most memory for one mutation.
   """
 
   mutations: int = 0
@@ -64,7 +64,7 @@ class Counts:
 
 
 def _memory(name: str) -> int:
-  """Returns VmRSS (now) or VmHWM (the most) of this process, in bytes."""
+  """Returns VmRSS (current) or VmHWM (peak) of this process, in bytes."""
   with contextlib.suppress(OSError):
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.findall(rf"{name}:\s*(\d+)", status)[0])
@@ -79,9 +79,9 @@ def _forget_peak() -> int:
 
 @contextlib.contextmanager
 def _kept(folder: pathlib.Path, is_changed: bool) -> Iterator[None]:
-  """Gives the files of a folder their content again, if a reader changes it."""
+  """Restores the files of a folder at the end, if a reader changes them."""
   files = {}
-  # SQLite may delete its own at any time.
+  # SQLite may delete its temporary files at any time.
   for path in [x for x in folder.rglob("*") if is_changed and x.is_file()]:
     with contextlib.suppress(FileNotFoundError):
       files[path] = path.read_bytes()
@@ -100,10 +100,10 @@ def _kept(folder: pathlib.Path, is_changed: bool) -> Iterator[None]:
 def check_one(
   reader: Reader, path: pathlib.Path, data: bytes, counts: Counts
 ) -> None:
-  """Reads a file with that content, and counts.
+  """Writes the data to the file, reads it, and counts the outcome.
 
   Raises:
-    AssertionError: if the reader did not read or refuse it as it should.
+    AssertionError: if the reader neither reads the file nor refuses it cleanly.
   """
   counts.mutations += 1
   path.write_bytes(data)
@@ -118,7 +118,7 @@ def check_one(
   seconds, used = time.monotonic() - start, _memory("VmHWM") - before
   counts.seconds = max(counts.seconds, seconds)
   counts.megabytes = max(counts.megabytes, used / 2**20)
-  # Parsers' own are of its subclasses.
+  # Parsers raise subclasses of ValueError.
   is_own = type(error) is ValueError or not isinstance(error, ValueError)
   is_own |= bool(reader.errors) and isinstance(error, reader.errors)
   if error is not None and not (isinstance(error, allowed) and is_own):
@@ -143,10 +143,10 @@ def check(
     folder: An empty folder.
     examples: The number of mutations.
     seed: Their seed.
-    counts: It is counted there.
+    counts: The counts to update.
 
   Raises:
-    AssertionError: at a failure, with the smallest mutation that causes it.
+    AssertionError: for a failure, with the smallest mutation that causes it.
   """
   reader = READERS[name]
   path = folder / reader.make(folder)

@@ -1,11 +1,11 @@
-"""No content of a file makes a reader fail in another way than it says."""
+"""Tests that readers read any content or refuse it with a clean error."""
 
 import sys
 
 from fuzz import checking
 import pytest
 
-# Orbax leaves reads behind when one of them fails.
+# When one read fails, Orbax abandons the others.
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _without_hook(monkeypatch):
-  """pytest's own hook fails where Python is at its deepest call."""
+  """Replaces pytest's hook, which fails at Python's recursion limit."""
   monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
 

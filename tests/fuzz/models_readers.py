@@ -1,4 +1,4 @@
-"""The readers of prompts, models and vocabularies of others."""
+"""The readers of prompts, models and vocabularies from other sources."""
 
 import json
 import pathlib

@@ -1,11 +1,11 @@
-"""Mutations of a file's bytes, as hypothesis draws them."""
+"""Mutations of a file's bytes, drawn by hypothesis."""
 
 from collections.abc import Callable, Sequence
 import re
 
 from hypothesis import strategies as st
 
-# Values that other programs, or nobody, would write in a place of another kind.
+# Values to write where the file has a value of another kind.
 TOKENS = [
   *(b"", b"null", b"true", b"0", b"-1", b"1e999", b"NaN", b"9" * 25, b"0.5"),
   *(b"[]", b"{}", b"[1]", b'{"a": 1}', b'""', b'"x"', b"'", b'"', b"\\ud800"),
@@ -13,17 +13,17 @@ TOKENS = [
   *(b"../", b"/dev/zero", b"%s", b"@", b"%", b"[" * 5000, b'{"a":' * 5000),
   *(b"(" * 5000, b"\x91" * 5000, b"\xff\xff\xff\x7f", b"\0\0\0\x80"),
 ]
-# A value of JSON, TOML and the like, without those inside of brackets.
+# A string, number or word of JSON, TOML or a similar format.
 _VALUE = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d[\d.eE+-]*|\b[A-Za-z_]+\b')
 _CLOSING = {b"[": b"]", b"{": b"}", b"(": b")"}
-# Limit in bytes, as parts may be repeated.
+# Limit in bytes, because edits may repeat parts.
 _LONGEST = 2**18
 # Data, and three numbers that choose places, lengths and kinds.
 Edit = Callable[[bytes, int, int, int], bytes]
 
 
 def _place(data: bytes, a: int, b: int) -> tuple[int, int]:
-  """Returns the start and the end of a part, most often a short one."""
+  """Returns the start and the end of a part, usually a short one."""
   start = a % (len(data) + 1)
   most = len(data) - start
   return start, start + (b % (min(most, 16 if b % 4 else most) + 1))
@@ -67,7 +67,7 @@ def _swap(data: bytes, a: int, b: int, c: int) -> bytes:
 
 
 def _value(data: bytes, a: int, b: int, c: int) -> bytes:
-  """Replaces a number, a string or a word by a token."""
+  """Replaces a number, a string or a word with a token."""
   found = [match.span() for match in _VALUE.finditer(data)]
   if not found:
     return _insert(data, a, b, c)
@@ -76,7 +76,7 @@ def _value(data: bytes, a: int, b: int, c: int) -> bytes:
 
 
 def _group(data: bytes, a: int, b: int, c: int) -> bytes:
-  """Replaces all between two brackets, and these, by a token."""
+  """Replaces two brackets and everything between them with a token."""
   starts = [match.start() for match in re.finditer(rb"[\[{(]", data)]
   if not starts:
     return _value(data, a, b, c)
@@ -103,7 +103,7 @@ MUTATIONS = st.lists(
 
 
 def mutated(data: bytes, edits: Sequence[tuple[int, int, int, int]]) -> bytes:
-  """Applies edits: index in `EDITS`, and its three numbers."""
+  """Applies edits, each an index in `EDITS` and three numbers for it."""
   for kind, *numbers in edits:
     data = EDITS[kind](data, *numbers)[:_LONGEST]
   return data

@@ -1,4 +1,4 @@
-"""A reader of bytes from outside, and ways to make one."""
+"""A reader of bytes from outside, and functions that make one."""
 
 from collections.abc import Callable
 import dataclasses
@@ -15,10 +15,10 @@ class Reader:
     make: Writes good files into an empty folder; returns the name of the file
       to mutate, relative to the folder.
     read: Reads the file, given its path.
-    called: The name that errors have: by default the file's, "" if the caller
-      adds it.
-    errors: Errors that the caller of this reader treats, beside ValueError and
-      OSError.
+    called: The name that errors contain: by default the file's; "" if the
+      caller adds the name.
+    errors: Errors that the caller of this reader handles, besides ValueError
+      and OSError.
     writes: Whether reading changes the folder.
   """
 
@@ -36,7 +36,7 @@ def lines(*rows: Any) -> str:
 def made(
   write: Callable[[pathlib.Path], Any], pattern: str, read: Any, **more: Any
 ) -> Reader:
-  """Returns a reader of the largest file of a folder that matches."""
+  """Returns a reader of the largest file in a folder that matches `pattern`."""
 
   def make(folder: pathlib.Path) -> str:
     write(folder)
@@ -47,7 +47,7 @@ def made(
 
 
 def file(name: str, content: str | bytes, read: Any, **more: Any) -> Reader:
-  """Returns a reader of a single file, given its path."""
+  """Returns a reader whose `read` takes the path of a single file."""
 
   def make(folder: pathlib.Path) -> str:
     data = content.encode() if isinstance(content, str) else content
@@ -59,12 +59,12 @@ def file(name: str, content: str | bytes, read: Any, **more: Any) -> Reader:
 
 
 def inside(name: str, content: str, read: Any, **more: Any) -> Reader:
-  """Returns a reader of a file, given its folder."""
+  """Returns a reader whose `read` takes the folder of the file."""
   return file(name, content, lambda path: read(str(path.parent)), **more)
 
 
 def text(content: str, read: Callable[[str], Any]) -> Reader:
-  """Returns a reader of text that comes from no file."""
+  """Returns a reader of text that does not come from a file."""
   return file(
     "text",
     content,

@@ -81,7 +81,7 @@ def _base(folder: pathlib.Path) -> None:
 
 
 def _unsigned(folder: pathlib.Path) -> None:
-  """Without digests, as other software writes them: all is parsed."""
+  """Writes a checkpoint without digests, so that all its files are parsed."""
   _base(folder)
   (folder / "checkpoint_7" / digests.NAME).unlink()
 
@@ -102,7 +102,7 @@ def _partial(folder: pathlib.Path) -> None:
 
 
 def _read_partial(path: pathlib.Path) -> None:
-  # It is whole, or written again: never are lines counted that are not there.
+  # The file is whole or is written again: missing lines are never counted.
   lines = safe_files.PartialFile(str(path.parents[1] / "whole")).num_lines
   assert lines in (0, 20)
   assert not lines or path.read_bytes().count(b"\n") == lines
