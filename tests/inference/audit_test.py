@@ -1,4 +1,4 @@
-"""The audit of a prompt: its arithmetic, and its findings on prompts."""
+"""Tests of the audit of prompts: its arithmetic and its findings."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ HELD_OUT = [(f"new {i}", "good" if i % 2 else "bad") for i in range(40)]
     (-1.0, np.arange(-1026.0, -3), 10.0),  # The first of 1,024.
     (-9999.0, np.arange(-1026.0, -3), 0.0),  # The last.
     (-2.0, [-1.0, -3.0, -4.0], 1.0),  # The second of four.
-    (-2.0, [-2.0, -2.0, -3.0], np.log2(4 / 3)),  # Equal ones rank before it.
+    (-2.0, [-2.0, -2.0, -3.0], np.log2(4 / 3)),  # Ties rank before the secret.
   ],
 )
 def test_exposure_counts_candidates_that_are_as_likely(secret, others, bits):
@@ -38,8 +38,8 @@ def test_exposure_counts_candidates_that_are_as_likely(secret, others, bits):
 
 def test_area_and_its_error():
   area, error = audit.auc(np.array([1.0, 2]), np.array([2.0, 3]))
-  # Three of four pairs, and half of the tie. Means by row and by column are 1
-  # and 3/4: a variance of 1/32, halved, twice.
+  # Three of the four pairs count 1, and the tie counts 1/2. The row means and
+  # the column means are 1 and 3/4, so each adds half its variance of 1/32.
   assert (area, error) == pytest.approx((0.875, np.sqrt(1 / 32)))
   rng = np.random.default_rng(0)
   draws = [
@@ -62,7 +62,7 @@ def test_area_and_its_error():
     (BYTES, "7", 9, r"[0-9]"),  # Only ten digits exist.
     (BYTES, "-", 0, ""),
     (WORDS, "Emma kite .", 50, r"[A-Z][a-z]{3} [a-z]{4} \."),
-    (WORDS, "Emma Xylo", 0, ""),  # It cannot be written.
+    (WORDS, "Emma Xylo", 0, ""),  # The vocabulary cannot spell "Xylo".
   ],
 )
 def test_others_have_the_shape_of_the_secret(vocabulary, secret, count, shape):
@@ -85,7 +85,7 @@ def test_likelihoods_of_targets_are_those_of_ranking(model, prompts):
 
 
 def _made_up(prompt_answers, prompt_likelihood):
-  """Returns a model that answers with its input, unless it has a prompt."""
+  """Returns a model that repeats its input unless it gets a prompt."""
 
   def generate(inputs, prompt, max_length=None):
     assert max_length is None or max_length > 16  # The secret fits.

@@ -1,4 +1,4 @@
-"""Which requests share a batch, and when."""
+"""Tests of the requests that share a batch, and of when a batch starts."""
 
 import numpy as np
 import pytest
@@ -80,11 +80,11 @@ def test_what_is_left_over_goes_to_shorter_ones():
   queue.put([ranking])
   queue.put([short, slow, long])
   assert queue.take(2.0)[0] == [ranking]
-  # Its one row has no place for others; the next takes two and leaves none.
   assert queue.take(2.0) == ([short], Shape("generate", 8, 4), 1)
   assert queue.take(2.0) == ([slow], Shape("generate", 8, 8), 1)
   three = [_generation(6, steps=8) for _ in range(3)]
   queue.put([*three, short])
+  # `long` fills its batch of one row; `three` leaves a fourth row to `short`.
   assert queue.take(2.0) == ([long], Shape("generate", 16, 4), 1)
   assert queue.take(2.0) == ([*three, short], Shape("generate", 8, 8), 4)
 
@@ -112,26 +112,26 @@ def test_what_joins_fits_and_leaves_the_oldest_only_if_that_can_start():
   assert queue.take_more(shape, 2, 1, may_overtake=True) is None
   ranking = Ticket(Ranking((3,), None, ((4, 1),)), 0.0)
   queue.put([ranking, slow, short, long])
-  # What is answered in one step waits for no decoding, and holds up none.
+  # Rankings take one step, so they do not wait for decodings.
   assert queue.take(2.0, may_decode=False)[0] == [ranking]
   assert queue.take(2.0, may_decode=False) is None
   queue.put([ranking])
   assert queue.take_more(shape, 2, 1, may_overtake=False) is None
-  # A batch of one row has none for others.
+  # A batch of one row takes no other requests.
   assert queue.take_more(shape, 1, 1, may_overtake=True) is None
   assert queue.take_more(shape, 2, 0, may_overtake=True) is None
-  # The oldest that fits is not overtaken by one of the batch's own shape.
+  # `long` has the batch's shape but does not overtake `short`, which is older.
   assert queue.take_more(shape, 2, 1, may_overtake=True) == ([short], shape, 1)
   small = Shape("generate", 8, 8)
   more = [_generation(3) for _ in range(3)]
   queue.put(more)
-  # The batch has four rows: two join at a time.
+  # At most two requests at a time join a batch of four rows.
   taken = queue.take_more(small, 4, 3, may_overtake=False)
   assert taken == ([slow, more[0]], small, 2)
   assert queue.take_more(small, 4, 1, may_overtake=False) is None
   assert queue.take_more(small, 4, 1, may_overtake=True)[0] == more[1:2]
   queue.put([_generation(3, steps=8) for _ in range(4)])
-  # They fill a larger batch, once a decoding of two rows has ended.
+  # These requests would fill a larger batch, so they do not join two rows.
   assert queue.take_more(small, 2, 1, may_overtake=True) is None
   queue = _queue(chunk=8)
   queue.put(more)
@@ -147,7 +147,7 @@ def test_cancelled_requests_take_neither_a_row_nor_room():
   assert queue.take(2.0) == (tickets[3:], Shape("generate", 8, 4), 1)
   queue.put(tickets)
   queue.put([_generation() for _ in range(3)])
-  # Room is for all or none.
+  # `put` adds all requests or none.
   queue.take(2.0)
   queue.put([_generation() for _ in range(3)])
   with pytest.raises(QueueFullError, match="3 requests are waiting"):

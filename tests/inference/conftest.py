@@ -1,3 +1,3 @@
-"""The fixtures of the room."""
+"""Fixtures: an engine, its model, and prompts."""
 
 from engines import *  # noqa: F403  # Fixtures.

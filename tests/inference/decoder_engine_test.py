@@ -1,4 +1,4 @@
-"""The engine answers for decoders and T5Gemmas as the Python door does."""
+"""Tests that the engine and `Model` agree for decoders and T5Gemmas."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def test_rows_with_prompts_of_their_own_are_answered_together(
   settings = Settings(shapes=shapes, longest_prompt=6, chunk=2)
   with Engine(model, settings) as engine:
     answers = [ticket.result(300) for ticket in engine.submit(requests)]
-    # Of four in one batch, two end early; the fifth joins the others.
+    # Two of the four requests in a batch end early; the fifth joins the rest.
     short = [dataclasses.replace(x, max_tokens=2) for x in requests[:2]]
     tickets = engine.submit([*requests[:2], *short, requests[2]])
     joined = [ticket.result(300) for ticket in tickets]

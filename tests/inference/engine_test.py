@@ -1,4 +1,4 @@
-"""Batches of rows with prompts of their own, against each row alone."""
+"""Tests of batches whose rows have different prompts, against single rows."""
 
 import functools
 from unittest import mock
@@ -32,7 +32,7 @@ def _ids(generated):
 
 
 def _trainers(engine, texts, decode_fn, prompt=None, **arguments):
-  """Returns the tokens and scores of the model that the trainer has."""
+  """Returns the tokens and scores of the trainer's model."""
   model = tiny.make_model(with_prompt=prompt is not None, decode_fn=decode_fn)
   params = engine.model.params
   if prompt is not None:
@@ -52,7 +52,7 @@ def _trainers(engine, texts, decode_fn, prompt=None, **arguments):
 
 
 def test_mixed_batches_answer_as_the_trainers_model_does(engine, prompts):
-  """Every input with three prompts, in an order that mixes all."""
+  """Rows of one prompt match the trainer's, mixed with rows of two others."""
   texts = ["abc", "abxcdefgh", "x", "hgf", "hello", "no", "yes yes", "a b c d"]
   greedy = functools.partial(decoding.temperature_sample, topk=1)
   expected, _ = _trainers(engine, texts, greedy, prompts[2])
@@ -65,7 +65,7 @@ def test_mixed_batches_answer_as_the_trainers_model_does(engine, prompts):
 
 
 def test_more_prompts_than_slots(engine, prompts, batches_done):
-  """They are swapped, and rows with five prompts take two batches."""
+  """Prompts beyond the slots are swapped in; answers equal those alone."""
   texts = ["abc", "abcdefgh", "x", "hgf", "hello", "hello"]
   before = engine.table.swaps
   requests = [
@@ -124,9 +124,9 @@ def test_coldest_samples_are_the_likeliest_tokens(temperature):
 
 @pytest.fixture
 def programs(engine):
-  """A mock that has the calls of compiled programs, and makes them.
+  """A mock that records the calls of compiled programs and makes them.
 
-  Batches have the same rows however busy the machine is.
+  The batches' rows do not depend on how busy the machine is.
   """
   with (
     mock.patch.dict(engine._queue._seconds, clear=True),
@@ -142,7 +142,7 @@ def programs(engine):
 
 
 def test_samples_of_one_input_are_encoded_once(engine, prompts, programs):
-  """Each is what it is alone; another prompt makes another input."""
+  """Samples equal those drawn alone; another prompt is encoded separately."""
   samples = [
     _request(engine, "abc", prompts[1], temperature=1.0, seed=5, choice=choice)
     for choice in range(4)
@@ -156,7 +156,7 @@ def test_samples_of_one_input_are_encoded_once(engine, prompts, programs):
 
 
 def test_a_request_takes_the_row_of_one_that_ended(engine, prompts):
-  """Greedy and sampled rows answer as they do alone, when they join."""
+  """Greedy and sampled rows that join a batch answer as they do alone."""
   samples = {"temperature": 1.0, "seed": 3, "top_log_probs": 2}
   requests = [
     _request(engine, text, prompt, max_tokens, **options)
@@ -234,7 +234,7 @@ def test_programs_of_an_earlier_start_are_not_traced_again(
 
 def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
   number = len(engine._programs)
-  # Once, so that JAX has compiled its programs for moving arrays.
+  # The first request makes JAX compile its programs that move arrays.
   _results(engine, [_request(engine, "abc", prompts[0], 5)])
   compiled = []
   jax.monitoring.register_event_duration_secs_listener(
@@ -269,7 +269,7 @@ def test_running_requests_are_counted_while_batches_begin(model):
 
   class Batch:
     @property
-    def left(self):  # The engine's thread begins another one meanwhile.
+    def left(self):  # The engine's thread starts another batch meanwhile.
       engine._running.add(Batch())
       return 2
 

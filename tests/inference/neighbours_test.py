@@ -1,4 +1,4 @@
-"""Norms, neighbours and class labels of a prompt."""
+"""Tests of a prompt's norms, neighbours and class labels."""
 
 import types
 
@@ -14,7 +14,7 @@ from prompt_tuning.training import base_model
 PIECES = ["<pad>", "▁yes", "Yes", "▁no", "▁", "tail", "ment", "▁cat", "|"]
 
 
-# Splits "entailment" as T5 does, knows other words with a space before.
+# Splits "entailment" as T5 does; has other words with a leading space.
 VOCABULARY = types.SimpleNamespace(
   vocab_size=len(PIECES),
   tokenizer=types.SimpleNamespace(id_to_piece=PIECES.__getitem__),
@@ -26,7 +26,7 @@ VOCABULARY = types.SimpleNamespace(
 
 @pytest.fixture
 def embeddings():
-  """Each piece along an axis of its own, and a row that has no piece."""
+  """Embeddings with one axis for each piece, and a row without a piece."""
   table = np.eye(10, dtype=np.float32) * np.arange(1, 11)[:, None]
   table[9] = table[1] * 100
   return table.astype(np.float32)
@@ -47,7 +47,7 @@ def test_neighbours_are_by_cosine_not_by_length(embeddings):
   norm = np.hypot(5, 3.2)
   assert position.norm == pytest.approx(norm, rel=1e-6)
   assert position.cosines == pytest.approx([5 / norm, 3.2 / norm], rel=1e-6)
-  # Of the nine that have a piece.
+  # The mean covers only the nine rows that have a piece.
   assert result.embedding_norm == pytest.approx(5.0)
 
 
@@ -55,7 +55,7 @@ def test_table_and_summary_show_positions_and_class_labels(embeddings):
   prompt = [*embeddings[[2, 5, 7, 6, 8]], np.zeros(10)]
   labels = ["yes", "no", "entailment"]
   result = _analyse(prompt, embeddings, labels, num_neighbours=1)
-  # "Yes" spells yes; "tail" and "ment" are as long, "ment" comes first.
+  # "Yes" spells yes. "tail" and "ment" are equally long; "ment" comes first.
   assert neighbours.tabulate(result).splitlines()[2:] == [
     "| 0 | 3.0 | `Yes` 1.00 | yes |",
     "| 1 | 6.0 | `tail` 1.00 |  |",

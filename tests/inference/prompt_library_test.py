@@ -1,4 +1,4 @@
-"""A library of prompts: its list, similarities and mixtures."""
+"""Tests of a library of prompts: its list, similarities and mixtures."""
 
 import dataclasses
 import pathlib
@@ -28,8 +28,8 @@ FAR = _source([[0, 2], [0, -1]], "glue_sst2")
 
 def test_similarities_are_those_of_means_and_of_pairs():
   found = prompt_library.similarities(TARGET.array, NEAR.array)
-  # The means are (1/2, 1/2) and (2, 1/2). Of the four pairs, (1, 0) has the
-  # cosines 1 and r, (0, 1) has 0 and r.
+  # The means are (1/2, 1/2) and (2, 1/2). Among the four pairs, (1, 0) has the
+  # cosines 1 and r, and (0, 1) has 0 and r.
   r = np.sqrt(1 / 2)
   means = 1.25 / (r * np.sqrt(4.25))
   assert found == pytest.approx((means, (1 + 2 * r) / 4))
@@ -77,4 +77,4 @@ def test_command_lists_prompts_and_writes_a_mixture(tmp_path, capsys):
     prompt_files.load_prompt(LADDER / f"ladder_{x}.safetensors")[0]
     for x in ("boolq", "wsc")
   )
-  assert ((mixed - one) * (mixed - other) <= 1e-6).all()  # Between them.
+  assert ((mixed - one) * (mixed - other) <= 1e-6).all()  # It is between.

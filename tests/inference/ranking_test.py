@@ -1,4 +1,4 @@
-"""Rank classification on a tiny T5, against scores of each label by itself."""
+"""Tests of rank classification on a tiny T5, against scores of one label."""
 
 import functools
 
@@ -17,7 +17,7 @@ EOS = 1
 
 
 def _batch(vocabulary, label=None):
-  """The texts; with `label`, the same label for all of them."""
+  """Returns a batch of the texts, with `label` as every target if given."""
 
   def padded(texts, length):
     rows = [[*vocabulary.encode(text), EOS] for text in texts]
@@ -42,12 +42,12 @@ def _rank(model, params, **arguments):
 
 
 def test_labels_are_ordered_by_their_own_scores(model, prompts):
-  """In an evaluation, and in the one pass of the server and the Python door."""
+  """Evaluations and `Model.rank` order labels by teacher-forced scores."""
   prompt, trained = prompts[2].array, tiny.make_model()
   words = trained.output_vocabulary
   params = conformance.with_prompt(model.params, {"prompt": prompt})
   score = jax.jit(trained.score_batch)
-  # By teacher forcing, a label at a time: [B, L].
+  # Teacher forcing scores one label at a time: [B, L].
   scores = np.stack(
     [score(params, _batch(words, label)) for label in LABELS], axis=1
   )
@@ -63,7 +63,7 @@ def test_labels_are_ordered_by_their_own_scores(model, prompts):
       [words.decode(row) for row in rows] for rows in sequences.tolist()
     ]
     assert decoded == [[LABELS[i] for i in row] for row in order]
-  # The decoding function of `_rank` stays: three labels, one decode.
+  # The model keeps the decoding function of `_rank`: three labels, one decode.
   with pytest.raises(ValueError, match="number of labels, 3, got 1"):
     trained.predict_batch(params, _batch(words))
   found = model.rank(TEXTS, LABELS, prompt)

@@ -1,4 +1,4 @@
-"""Prompts on another frozen model."""
+"""Tests of prompts that move to another frozen model."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ OLD, MAP, PROMPT = (RNG.normal(size=x) for x in ((90, 6), (6, 8), (5, 6)))
   [("v2v-lin", 1e-5), ("lin-comb", 1e-5), ("v2v-nn", 1.5)],
 )
 def test_linear_map_is_recovered(method, tolerance):
-  """Exactly, except by a network; what is skipped does not count."""
+  """Linear methods are exact, the network is close; all ignore skipped rows."""
   old = RNG.normal(size=(4010, 6))
   new = old @ MAP
   new[:10] = 0
@@ -40,7 +40,7 @@ def test_linear_map_is_recovered(method, tolerance):
   [
     ({"method": "v2v"}, "method of v2v-lin, lin-comb, v2v-nn, got 'v2v'"),
     ({"skip": 11, "tokens": 80}, "--skip=0 --tokens=90"),
-    ({"skip": -5, "tokens": 50}, "to skip -5"),  # Of which no row is left.
+    ({"skip": -5, "tokens": 50}, "to skip -5"),  # No row would be left.
   ],
 )
 def test_what_cannot_be_learned_is_refused(settings, message):
@@ -49,7 +49,7 @@ def test_what_cannot_be_learned_is_refused(settings, message):
 
 
 def test_moved_prompt_is_of_the_other_model(tmp_path):
-  """From a T5 to a wider one, and to a decoder."""
+  """A T5's prompt moves to a wider T5 and to a decoder."""
   words = seqio.ByteVocabulary()
   old, wider = (
     pt.load(tiny.save_base(tmp_path / str(width), emb_dim=width), words)
@@ -74,7 +74,7 @@ def test_moved_prompt_is_of_the_other_model(tmp_path):
     assert moved.metadata.base_model == new.checkpoint
   file = str(tmp_path / "prompt.safetensors")
   prompt.save(file)
-  # As gin/prompts/recycled.gin reads it.
+  # gin/prompts/recycled.gin reads the prompt this way.
   array = base_model.recycled_prompt(
     file, old.checkpoint, wider.checkpoint, words, **rows
   )
@@ -105,7 +105,7 @@ def test_command(tmp_path, capsys):
   assert console.main(words) == 0
   width = TunedPrompt.load(out).array.shape[1]
   assert f"prompt of 2 x {width} for " in capsys.readouterr().out
-  # Another suffix is refused before a model is read.
+  # A wrong suffix is refused before a model is read.
   words[3], words[6] = "no_model", f"--output={tmp_path / 'out.txt'}"
   assert console.main(words) == 1
   assert "ends in .safetensors or .npy" in capsys.readouterr().err

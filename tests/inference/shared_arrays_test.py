@@ -1,4 +1,4 @@
-"""A model's arrays in memory: how they lie, and how processes share them."""
+"""Tests of the layout of a model's arrays, and of sharing them in memory."""
 
 import jax
 import numpy as np
@@ -55,7 +55,7 @@ def test_kernels_of_bfloat16_lie_otherwise_and_mean_the_same(base, monkeypatch):
   )
   np.testing.assert_allclose(plain.log_likelihoods(pairs), scores, atol=0.05)
   assert plain.generate(["a b", "dd"]) == answers
-  # Training gets them as they are in every checkpoint.
+  # Training gets the arrays in the layout of checkpoints.
   targets = {
     name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     for name, x in kernels.items()

@@ -1,4 +1,4 @@
-"""The HTTP interface, as its clients see it."""
+"""Tests of the HTTP interface, as its clients see it."""
 
 import asyncio
 import functools
@@ -44,7 +44,7 @@ def test_name_of_the_model_may_have_a_slash(service, monkeypatch):
 
 
 def test_null_is_what_is_not_given_and_too_many_tokens_are_all(service):
-  """OpenAI's clients send null, and LangChain's 256 unless told otherwise."""
+  """Null (OpenAI's clients) and 256 (LangChain) allow the longest answer."""
   names = ("max_tokens", "temperature", "n", "stream", "logprobs", "suffix")
   # The longest answer here is shorter than OpenAI's default.
   bodies = dict.fromkeys(names), {"max_tokens": 8}, {"max_tokens": 256}
@@ -85,13 +85,13 @@ def test_as_many_inputs_as_there_is_room_for_are_answered(service):
 
 
 def test_openai_s_client_streams_every_token(client):
-  """Also those that gave no text at once, as a stop may begin there."""
+  """A stream has all tokens, even if a possible stop delays their text."""
   ask = functools.partial(
     client.completions.create,
     **{"model": "prompt_1", "prompt": "hello", "max_tokens": 8, "logprobs": 2},
   )
   text, counts = ask().choices[0].text, []
-  for stop in ("!" * 5, text[1]):  # It never comes, or in the middle.
+  for stop in ("!" * 5, text[1]):  # The stop never occurs, or occurs midway.
     whole = ask(stop=stop)
     usage = {"include_usage": True}
     *chunks, last = ask(stop=stop, stream=True, stream_options=usage)
@@ -101,7 +101,7 @@ def test_openai_s_client_streams_every_token(client):
     assert "".join(part.text for part in parts) == choice.text
     assert parts[-1].finish_reason == choice.finish_reason
     told = [part.logprobs for part in parts if part.logprobs]
-    # Another program may give another last bit.
+    # Two compiled programs may differ in the last bit.
     near = functools.partial(pytest.approx, abs=1e-5)
     for name, values in choice.logprobs:
       streamed = [x for part in told for x in getattr(part, name)]
@@ -112,7 +112,7 @@ def test_openai_s_client_streams_every_token(client):
       assert streamed == values
     tops = choice.logprobs.top_logprobs
     assert all(len(top) <= 2 for top in tops)
-    # Greedy: the likeliest was taken.
+    # Decoding is greedy, so it takes the likeliest token.
     likeliest = [max(top, key=top.get) for top in tops]
     assert likeliest == choice.logprobs.tokens
     assert len(choice.logprobs.tokens) == whole.usage.completion_tokens
@@ -122,7 +122,7 @@ def test_openai_s_client_streams_every_token(client):
 
 @pytest.fixture
 def tickets(service, monkeypatch):
-  """Those of the last requests that the engine got."""
+  """The tickets of the last requests that the engine got."""
   found, submit = [], service.engine.submit
 
   def noted(requests):
@@ -134,7 +134,7 @@ def tickets(service, monkeypatch):
 
 
 def test_stop_ends_the_decoding_of_a_whole_answer(service, tickets):
-  """Its row is then free for other requests."""
+  """A stop cancels one answer's decoding and leaves the other unchanged."""
   body = {"prompt": ["hello", "abc"], "max_tokens": 8, "logprobs": 0}
   whole, other = served.complete(service, **body).json()["choices"]
   stop = whole["text"][0]
@@ -144,7 +144,7 @@ def test_stop_ends_the_decoding_of_a_whole_answer(service, tickets):
   made = cut["logprobs"]["tokens"]
   assert made == whole["logprobs"]["tokens"][: len(made)]
   assert made[-1] == stop
-  # The engine looks after every third token.
+  # The engine checks for cancelled requests after every third token.
   assert [len(ticket.result().tokens) for ticket in tickets] == [6, 8]
 
 
@@ -172,7 +172,7 @@ def test_answer_ends_before_a_stop():
   assert whole(tokens) == ("one ", 6, True)
   assert whole(tokens[:5]) == ("one t", 5, False)
   assert whole(tokens[4:]) == ("", 2, True)
-  # A stream ends with the stop that is there first, where another had begun.
+  # The first complete stop ends the answer, even if another began earlier.
   assert whole(tokens, ["ne two", "e"]) == ("on", 3, True)
   stream = Answer(letters, stops)
   assert "".join(stream.add(token) for token in tokens) == "one "
@@ -214,7 +214,7 @@ def _post(service, body, send, leaves=False):
 
 
 def test_stream_waits_for_a_slow_reader(engine, tmp_path, monkeypatch):
-  """The deadline is the engine's. Clients split lines as Python does."""
+  """A reader's delay meets no deadline; line separators split no event."""
   words = engine.model.vocabulary
   monkeypatch.setattr(words, "decode", lambda ids: "\u2028\x85" * len(ids))
   service = served.make_service(engine, tmp_path / "prompts", answer_seconds=2)
@@ -235,13 +235,13 @@ def test_stream_waits_for_a_slow_reader(engine, tmp_path, monkeypatch):
 
 
 def test_stream_that_nobody_waits_for_is_cancelled(service, tickets):
-  """Its client left before the first event."""
+  """A client that leaves before the first event cancels its request."""
 
   async def send(message):
     await asyncio.sleep(60)  # The client reads nothing.
 
   body = {"model": served.BASE, "prompt": "hello", "stream": True}
-  # The engine takes no batch before it is over.
+  # While this lock is held, the engine takes no batch.
   with service.engine._changed:
     _post(service, body, send, leaves=True)
     assert [ticket.cancelled() for ticket in tickets] == [True]
@@ -319,7 +319,7 @@ def test_the_page_is_whole_and_of_this_server_alone(service):
   static = pathlib.Path(app.__file__).parent / "static"
   texts = {path.name: path.read_text() for path in static.iterdir()}
   for name, text in texts.items():
-    # The namespace of SVG is a name: nothing is loaded from there.
+    # The SVG namespace is only a name; nothing is loaded from it.
     text = text.replace("http://www.w3.org/2000/svg", "")
     assert not re.findall(r"https?:|\burl\(|@import|\bimport\(", text), name
     named = re.findall(r'"/static/([^"]+)"|from "\./([^"]+)"', text)
@@ -337,7 +337,7 @@ def test_the_page_is_whole_and_of_this_server_alone(service):
 
 
 def test_the_words_of_a_prompt(service, model):
-  """The words that it is made of are the nearest."""
+  """A prompt made of the embeddings of words has them as nearest words."""
   table = np.asarray(model.params["token_embedder"]["embedding"], np.float32)
   tokens = [70, 80, 90]
   service.store.put("words", served.npy(2 * table[tokens]))

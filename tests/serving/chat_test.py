@@ -1,4 +1,4 @@
-"""Chats and embeddings, as OpenAI's client asks for them."""
+"""Tests of chats and embeddings through OpenAI's client."""
 
 import functools
 
@@ -39,17 +39,17 @@ def test_chat_answers_the_last_message_as_a_completion_does(client):
   deltas = [chunk.choices[0].delta for chunk in chunks]
   assert "".join(delta.content for delta in deltas) == expected.text
   assert [x.role for x in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
-  # Without a limit, the server's longest answer.
+  # Without a limit, the answer is as long as the server allows.
   free = chat(max_tokens=None, max_completion_tokens=None)
   assert free.choices[0].message.content == expected.text
-  # OpenAI's two parts of `user` say nothing of the answer either.
+  # The two fields that replaced OpenAI's `user` are accepted.
   names = {"safety_identifier": "ann", "prompt_cache_key": "ann"}
   short = chat(max_completion_tokens=2, **names)
   assert short.usage.completion_tokens <= 2
 
 
 def test_part_of_a_character_has_no_bytes():
-  """Its own are unknown, and those of its text are another character's."""
+  """Bytes are null for a token that is only a part of a character."""
   body = schemas.Chat(model="a", messages=MESSAGES)
   tokens = ["\xe9", "\ufffd"]
   logs = {"tokens": tokens, "token_logprobs": [0.0, 0.0], "top_logprobs": None}
@@ -58,7 +58,7 @@ def test_part_of_a_character_has_no_bytes():
 
 
 def test_embedding_is_the_mean_of_the_encoded_input(client, service, prompts):
-  """Of its own tokens. The client asks for base64 unless told otherwise."""
+  """The mean excludes the prompt; base64 (the default) and floats agree."""
   texts, model = ["abc", "abxcdefg"], service.engine.model
   for name, prompt in ((served.BASE, None), ("prompt_2", prompts[1].array)):
     _, encoded, _ = next(model._batches(texts, prompt, 32))

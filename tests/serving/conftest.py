@@ -1,4 +1,4 @@
-"""The fixtures of the room."""
+"""Fixtures: a server, its jobs, and a client."""
 
 from engines import *  # noqa: F403  # Fixtures.
 from fastapi import testclient
@@ -12,7 +12,7 @@ from prompt_tuning.tuning_jobs.job_store import JobStore
 
 @pytest.fixture
 def service(engine, prompts, tmp_path):
-  """A server of two prompts, without sockets."""
+  """A server with two prompts, without sockets."""
   service = served.make_service(engine, tmp_path / "prompts")
   for prompt in prompts[:2]:
     service.store.put(prompt.name, served.npy(prompt.array))
@@ -21,14 +21,14 @@ def service(engine, prompts, tmp_path):
 
 @pytest.fixture
 def store(service, tmp_path):
-  """Data sets and jobs of that server, whose worker never comes."""
+  """The server's store of files and jobs, which has no worker."""
   service.jobs = JobStore(tmp_path / "jobs", "another", "fingerprint")
   return service.jobs
 
 
 @pytest.fixture
 def client(service):
-  """OpenAI's client of that server."""
+  """OpenAI's client, connected to the server."""
   http = testclient.TestClient(app.make(service))
   address = "http://served/v1"
   with openai.OpenAI(api_key="any", base_url=address, http_client=http) as it:

@@ -1,4 +1,4 @@
-"""A server whose folders fail: it answers, says so, and recovers."""
+"""Tests that a server whose folders fail answers, reports it, and recovers."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def _locked(store):
 
 @contextlib.contextmanager
 def _changed(store, change):
-  """Damages the database, and puts a copy of it back."""
+  """Damages the database, then restores it from a copy."""
   path = store.folder / "jobs.sqlite"
   copy = path.read_bytes()
   path.write_bytes(change(copy))
@@ -43,7 +43,7 @@ def _changed(store, change):
 
 @contextlib.contextmanager
 def _away(store):
-  """The folder is where a disk was mounted."""
+  """Replaces the folder by an empty one, as if its disk were unmounted."""
   away = store.folder.with_name("away")
   store.folder.rename(away)
   store.folder.mkdir()
@@ -141,14 +141,14 @@ def test_many_creates_hold_up_nobody_and_queue_nothing(
     sent = [create] * 45 + [page]
     *answers, page = served.send_all(service, sent, together=True)
   assert page.status_code == 200
-  assert time.monotonic() - start < 45 * 0.3  # What they take one by one.
+  assert time.monotonic() - start < 45 * 0.3  # One by one takes this long.
   reasons = set()
   for answer in answers:
     served.check_error(answer, 503, "database is locked|did not answer in time")
     reasons.add(answer.json()["error"]["message"])
     assert int(answer.headers["retry-after"]) > 0
   assert len(reasons) == 2
-  service.job_threads._pool.shutdown()  # All have ended that had begun.
+  service.job_threads._pool.shutdown()  # Waits for requests that had begun.
   assert not store.jobs()
 
 

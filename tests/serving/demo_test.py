@@ -1,4 +1,4 @@
-"""The demo of the server."""
+"""Tests of the server's demo."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ def args(tmp_path, monkeypatch):
 
 
 def test_the_demo_has_prompts_of_its_model(args, tmp_path):
-  assert (args.rows, args.labels) == (2, [8])  # What is said, holds.
+  assert (args.rows, args.labels) == (2, [8])  # The demo keeps both settings.
   model = pt.load(args.checkpoint)
   folder = pathlib.Path(args.prompts)
   assert folder.is_relative_to(tmp_path)
@@ -40,7 +40,7 @@ def test_the_demo_has_prompts_of_its_model(args, tmp_path):
   assert {example["model"] for example in examples} == names
   longest = max(len(model.vocabulary.encode(x["input"])) for x in examples)
   assert longest + 1 + 20 <= max(args.lengths)
-  # The files of the task that can be tuned.
+  # These are the files of the task to tune on.
   train, validation = demo.data_sets(model, args.jobs)
   pairs = list(jobs.parse_examples(pathlib.Path(train).read_bytes()))
   assert len(pairs) == 1000
@@ -61,7 +61,7 @@ def test_what_was_tuned_or_changed_stays(args):
   full = mock.patch("os.replace", side_effect=OSError("full"))
   with full, pytest.raises(OSError, match="full"):
     demo.defaults()
-  assert not path.exists()  # What is copied is whole.
+  assert not path.exists()  # A failed copy leaves no partial file.
 
 
 def test_without_the_repository_it_says_so(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The settings that `tune` chooses."""
+"""Tests of the settings that `tune` chooses."""
 
 import dataclasses
 import types
@@ -18,8 +18,8 @@ SIZES = {
   "xl": (2048, 32, 24, 5120, 2_849_757_184),
 }
 GIB = 2**30
-# On an A100, of compiled steps of 32 inputs of 512 tokens and a prompt of 100
-# that compute activations again (results/plan.md): parts of a batch, GiB.
+# Microbatches and GiB of compiled steps on an A100 (results/plan.md): 32 inputs
+# of 512 tokens, a prompt of 100, and activations that are computed again.
 COMPILED = {
   "small": (1, 1.29),
   "base": (1, 2.76),
@@ -74,7 +74,7 @@ def facts(
       | {"STATS_PERIOD": 5},
     ),
     (facts("small", rows=10**6), {"TRAIN_STEPS_RELATIVE": 5000}),
-    # 16 GiB, of which JAX takes three quarters, and inputs of 512.
+    # JAX takes 12 of the device's 16 GiB. Inputs have 512 tokens.
     (facts("base", tokens=512), {"network.T5Config.remat": True}),
     (
       facts("xl", tokens=512),
@@ -106,7 +106,7 @@ def test_rate_of_a_decoder_is_as_small_as_its_embeddings():
 def test_a_run_takes_the_periods_of_any_number_of_steps():
   for steps in [*range(1, 3000), 10_090, 999_983, 1_000_000]:
     stats, evals = defaults.periods(steps)
-    assert stats >= 1  # `train` takes no others.
+    assert stats >= 1  # `train` refuses smaller periods.
     assert evals % stats == 0
     assert steps // stats < 200
     assert min(steps, 10) <= steps // evals < 20
@@ -154,7 +154,7 @@ def test_device_has_a_platform_and_memory_up_to_a_limit(
   platform, memory, multiplies_bfloat16 = defaults.device()
   assert platform == "cpu"
   assert memory > GIB
-  for limit in limits:  # A container's.
+  for limit in limits:  # The limit of a container.
     limit.write_text(f"{GIB // 2}\n")
     assert defaults.device()[1] == GIB // 2
     limit.unlink()

@@ -1,4 +1,4 @@
-"""The vote, and that each row of the batch meets the right prompt."""
+"""Tests of the vote, and of the prompt that each row of a batch gets."""
 
 import copy
 
@@ -16,7 +16,7 @@ from prompt_tuning.training import ensemble
 
 K = 3
 SHAPE = (K, tiny.PROMPT_LENGTH, tiny.WIDTH)
-# Strong enough that the prompts answer differently.
+# The prompts are strong enough to answer differently.
 PROMPTS = 10 * np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 
 
@@ -24,7 +24,7 @@ def test_majority():
   answers = jnp.asarray(
     [
       [[1, 2], [3, 4], [3, 4]],
-      [[5, 0], [6, 0], [7, 0]],  # No majority: the first.
+      [[5, 0], [6, 0], [7, 0]],  # Without a majority, the first wins.
       [[1, 2], [1, 3], [1, 2]],
     ]
   )

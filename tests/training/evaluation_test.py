@@ -1,4 +1,4 @@
-"""After an evaluation: the SuperGLUE average, and which prompts are written."""
+"""Tests of the SuperGLUE average, and of the prompts that are written."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def _action(tmp_path, **overrides):
 
 
 def _checkpointer(*others, metric=METRIC):
-  """One that ranks evaluations, and has no checkpoint of the best."""
+  """Returns a checkpointer that ranks evaluations but has no checkpoint."""
   return types.SimpleNamespace(
     metric=metric,
     metric_mode="max",
@@ -35,7 +35,7 @@ def _checkpointer(*others, metric=METRIC):
 
 
 def _written(monkeypatch, action, scores, evals=None):
-  """The steps whose prompts are written."""
+  """Returns the steps whose prompts are written."""
   written = []
   monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
   for step, score in enumerate(scores):
@@ -47,7 +47,7 @@ def _written(monkeypatch, action, scores, evals=None):
 
 
 def test_each_better_prompt_is_written(tmp_path, monkeypatch):
-  """A prompt that is as good as another is not better."""
+  """A prompt is written only if its score beats all earlier ones."""
   scores = [2.0, 1.0, 3.0, 3.0, 0.0]
   for mode, written in (("max", [0, 2]), ("min", [0, 1, 4])):
     action = _action(tmp_path, mode=mode)
@@ -69,7 +69,7 @@ def test_another_metric_than_the_checkpointers_is_refused(tmp_path):
   ],
 )
 def test_score_that_ranks_nothing_is_refused(tmp_path, metrics, score):
-  """It would stay the best, or let a worse one in."""
+  """A score that is missing, NaN or infinite cannot rank prompts."""
   with pytest.raises(ValueError, match=f"make the score {score}"):
     _action(tmp_path).run(types.SimpleNamespace(step=1), {"task": metrics})
 
@@ -85,7 +85,7 @@ def test_score_that_ranks_nothing_is_refused(tmp_path, metrics, score):
 def test_the_checkpointers_best_is_written_if_it_is_a_prompt_alone(
   tmp_path, monkeypatch, others, method, written
 ):
-  """Another file would claim to be a prompt of the base model."""
+  """No prompt is written if the run also trains or injects something else."""
   action, evals = _action(tmp_path, injections=method), []
   action.attach(evals, _checkpointer(*others))
   assert _written(monkeypatch, action, [2.0, 1.0, 3.0], evals) == written
@@ -102,7 +102,7 @@ def test_prompt_that_is_missing_is_missed_unless_another_parameter_trains(
 
 @pytest.mark.parametrize("step", [50, 150, 80])
 def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
-  """It was better than those up to the last checkpoint, of step 100."""
+  """A prompt that is the best, or newer than all evaluations, is kept."""
   action = _action(tmp_path)
   evals = [{"step": 50, "score": 80.0}, {"step": 100, "score": 70.0}]
   metadata = dataclasses.replace(
@@ -118,7 +118,7 @@ def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
 
 
 def _evaluate(name, folder):
-  """Evaluates one answer to ten examples of each task."""
+  """Evaluates the same answer to ten examples of each task."""
   answer = vocabulary.of_model(seqio.ByteVocabulary()).encode("True")
   evaluator = evaluation.Evaluator(
     name,

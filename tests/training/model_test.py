@@ -1,4 +1,4 @@
-"""Tuning and answering from Python: `prompt_tuning.load` and what it gives."""
+"""Tests of tuning and answering from Python, with `prompt_tuning.load`."""
 
 from concurrent import futures
 import functools
@@ -42,7 +42,7 @@ def _tune(model, task, **arguments):
 
 @pytest.fixture(scope="module")
 def ladder_run(model, tmp_path_factory):
-  """A folder, and the prompt of the run in it."""
+  """The folder of a run, and the run's prompt."""
   folder = tmp_path_factory.mktemp("ladder_cb")
   return folder, _tune(model, "ladder_cb", init=None, folder=folder)
 
@@ -81,7 +81,7 @@ def test_weights_are_held_in_the_dtype_that_is_given(base):
   exact, half = pt.load(base, words), pt.load(base, words, "bfloat16")
   assert pt.load(base, words, jnp.bfloat16).config == half.config
   assert _bytes(half.params) == _bytes(exact.params) / 2
-  # Prompts start from what the checkpoint has, not from what is held.
+  # Prompts start from the checkpoint's exact weights, not from the held ones.
   np.testing.assert_array_equal(half.embedding, exact.embedding)
   tuned = _tune(half, tiny.TASK)
   assert tuned.array.dtype == np.float32
@@ -169,9 +169,9 @@ def test_model_is_read_once_and_is_there_once(
   assert during
   assert during <= before
   assert len(read) == len(set(read)) > 10
-  # Nor has training used it up.
+  # Training does not consume the model's arrays.
   assert model.generate(["a"], prompt, max_length=2)
-  # Without validation, the last prompt counts.
+  # Without validation data, the last prompt is used.
   assert prompt.metadata.step == tiny.BASE_STEP + 6
   assert not prompt.evals
   written = pt.TunedPrompt.load(tmp_path / "prompt.safetensors")
@@ -189,8 +189,8 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
 
   def meet(self, targets):
     read.append(self)
-    both.wait(30)  # For the other model: neither waits for its end.
-    time.sleep(0.2)  # For the other threads of this one.
+    both.wait(30)  # Both models are read at the same time.
+    time.sleep(0.2)  # The model's other threads ask for it meanwhile.
     return of_checkpoint(self, targets)
 
   monkeypatch.setattr(checkpoints.BaseCheckpoint, "read", meet)
@@ -221,7 +221,7 @@ def test_a_prompt_to_start_from_says_the_length(
 def test_two_models_in_two_threads(
   model, tiny_model, ladder_run, prompt, monkeypatch
 ):
-  """Of different vocabularies, on tasks that leave theirs open."""
+  """Models with different vocabularies tune at once as they do alone."""
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
   begin = threading.Barrier(2)
 
@@ -264,7 +264,7 @@ def test_error_of_a_callback_ends_the_run(tiny_model):
 
 @pytest.mark.slow
 def test_it_is_the_trainer_of_the_command_line(ladder_run, tmp_path):
-  """The recipe's settings, and so its prompt, bit for bit."""
+  """`Model.tune` and the gin recipe train the same prompt, bit for bit."""
   macros = {
     "TASK": "ladder_cb",
     "MODEL_DIR": str(tmp_path),

@@ -1,4 +1,4 @@
-"""The command that a run ends with evaluates what the run left."""
+"""Tests of the evaluation command that a run prints at its end."""
 
 import shlex
 
@@ -67,7 +67,7 @@ def test_of_a_prompt(tmp_path, gin_files):
 
 
 def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
-  """A file of other macros than the prompt's file keeps the rest of them."""
+  """A user's gin file is kept, and from_file.gin then replaces its prompt."""
   (tmp_path / "prompt.safetensors").touch()
   (tmp_path / "mine.gin").write_text(
     "PROMPT = @mean.around_mean()\nPROMPT_LENGTH = 5\nSPLIT = 'train'\n"
@@ -126,7 +126,7 @@ def test_of_another_method(tmp_path):
 
 
 def test_of_a_recipe_of_ones_own(tmp_path):
-  """In a search path: its macros stay, whatever its includes are called."""
+  """evaluate_prompt.gin replaces a user's recipe, whose task is kept."""
   (tmp_path / "prompt.safetensors").touch()
   (tmp_path / "mine.gin").write_text(
     "include './gin/recipes/prompt_tuning.gin'\n"

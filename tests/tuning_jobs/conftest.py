@@ -1,4 +1,4 @@
-"""A store of jobs, and a way to fill it."""
+"""Fixtures: a store of jobs, and a function that fills it."""
 
 import json
 

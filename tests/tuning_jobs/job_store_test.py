@@ -1,4 +1,4 @@
-"""The files and jobs that a store keeps, and the jobs that it gives up."""
+"""Tests of the files and jobs in a store, and of jobs that it gives up."""
 
 import concurrent.futures
 import contextvars
@@ -45,7 +45,7 @@ def test_files_are_kept_as_they_came(store):
   for file, content in zip(files, contents, strict=True):
     assert JobStore(store.folder).content(file.id) == content
     assert [*jobs.parse_examples(content)] == [("a", "b")] * file.pairs
-  # One is deleted just before its job is added, the other before it is read.
+  # One file is deleted before its job is added, the other before it is read.
   store.delete_file(files[0].id)
   with pytest.raises(jobs.UnknownError, match=files[0].id):
     store.add_job(files[1].id, files[0].id, "mine", jobs.Settings())
@@ -94,7 +94,7 @@ def test_store_of_an_older_version_gets_the_new_columns(store, queue):
 
 
 def test_nothing_changes_after_a_request_is_refused(store, queue):
-  """Its time ran out while it waited for another's transaction."""
+  """Requests past their deadline add no job or file, and cancel nothing."""
   job = queue()
 
   def late(call, *arguments):
@@ -119,7 +119,7 @@ def test_jobs_in_a_bucket_are_refused():
 
 
 def test_job_that_is_cancelled_as_it_is_claimed_stays_so(store, queue):
-  """Between the look at the queue and the claim."""
+  """A job that is cancelled between the query and the claim is not claimed."""
   cancelled, other = queue(), queue()
   look = store._select
 
@@ -159,7 +159,7 @@ def test_job_is_given_up_after_tries_without_progress(
     store.claim()
     store.advance(job, step)
     assert store.job(job.id).tries == 1
-  # A worker that dies before a checkpoint, or at one that it reached before.
+  # Workers die before a checkpoint, or after one that was reached earlier.
   for tries, steps in enumerate([(), (step,), (step - 1, step), ()], 2):
     store.claim()
     for reached in steps:
@@ -171,7 +171,7 @@ def test_job_is_given_up_after_tries_without_progress(
   assert job.status == jobs.FAILED
   assert job.error == "It ended its worker 5 times without progress."
   assert job.attempts == 2 * MAX_TRIES + 4
-  # The cluster's job reads it.
+  # The cluster's job reads this file.
   assert (cluster / "stop").exists() == is_submitted
 
 
@@ -189,7 +189,7 @@ def test_each_model_has_its_own_jobs(tmp_path, queue):
   stores = [JobStore(tmp_path, f"model_{x}", x) for x in "ab"]
   queued = [queue(store) for store in stores]
   assert [job.model for job in queued] == ["model_a", "model_b"]
-  for _ in range(2):  # The older one is the first's.
+  for _ in range(2):  # The older job belongs to the first store.
     assert stores[1].claim().id == queued[1].id
   assert (stores[0].claims(), stores[1].claims()) == (0, 2)
   stores[1].finish(queued[1], jobs.SUCCEEDED)
@@ -201,7 +201,7 @@ def test_each_model_has_its_own_jobs(tmp_path, queue):
 def test_cancelled_job_of_another_model_is_ended_not_tuned(
   tmp_path, queue, is_submitted
 ):
-  """Its own worker never comes again if its model was replaced."""
+  """Another model's worker ends it: its own may never start again."""
   old, new = (JobStore(tmp_path, f"model_{x}", x) for x in "ab")
   job = queue(old)
   old.claim()
@@ -217,5 +217,5 @@ def test_cancelled_job_of_another_model_is_ended_not_tuned(
   ended = new.job(job.id)
   assert (ended.status, ended.error) == (jobs.CANCELLED, None)
   assert ended.attempts == 1
-  # Its run is of no use; the cluster's job reads why it ends.
+  # The run is deleted, except for the file that stops the cluster's job.
   assert cluster.exists() == (cluster / "stop").exists() == is_submitted

@@ -1,4 +1,4 @@
-"""Jobs that a cluster runs: functions are Slurm's commands here."""
+"""Tests of jobs on a cluster, with functions in place of Slurm's commands."""
 
 import contextlib
 import functools
@@ -23,10 +23,10 @@ SIGNALS = signal.SIGTERM, signal.SIGUSR2
 
 
 class Model:
-  """Tells of a step, and makes a prompt of ones."""
+  """A model that reports a step and makes a prompt of ones."""
 
   def begin(self, folder, on_event):
-    """Does nothing; others may end here."""
+    """Does nothing; subclasses may end the run here."""
 
   def tune(
     self, train, validation, *, folder, on_event, should_stop, **settings
@@ -43,7 +43,7 @@ class Model:
 
 
 class Preempted(Model):
-  """Gets a signal when it begins, another one each time."""
+  """A model that gets one signal at its first start, another at its second."""
 
   def begin(self, folder, on_event):
     for number in SIGNALS:
@@ -54,7 +54,7 @@ class Preempted(Model):
 
 
 class Mortal(Model):
-  """Reaches one more checkpoint each time, and dies before the third."""
+  """A model that dies at its first checkpoint, then at its second."""
 
   def begin(self, folder, on_event):
     step = 1 + len(list(folder.iterdir()))
@@ -65,7 +65,7 @@ class Mortal(Model):
 
 
 def _run(job):
-  """Calls the task of a job here, as submitit does: it ignores SIGTERM."""
+  """Runs a job's task in this process, ignoring signals as submitit does."""
   before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
   with contextlib.suppress(SystemExit):
     result = "success", job.submission().result()
@@ -76,10 +76,10 @@ def _run(job):
 
 @pytest.fixture
 def cluster(monkeypatch):
-  """A cluster that runs a job, in the place of Slurm, when asked for its state.
+  """A stand-in for Slurm that runs a job when asked for the job's state.
 
-  At first, it has `refusals` of jobs and `outages`, where it does not answer.
-  Jobs wait for ever if it `is_full`, and are forgotten if it `loses_jobs`.
+  It refuses the first `refusals` jobs, and fails to answer `outages` times.
+  Jobs wait forever if it `is_full`, and are forgotten if it `loses_jobs`.
   """
   cluster = types.SimpleNamespace(
     **{"parameters": [], "jobs": {}, "refusals": 0, "outages": 0},
@@ -121,7 +121,7 @@ def cluster(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-  """Looks often, and has jobs find this file and what it imports."""
+  """Polls often, and lets jobs import this file and its imports."""
   here = pathlib.Path(__file__).parent
   monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}", ":")
   monkeypatch.setattr(on_cluster, "_LOOK_SECONDS", 0.05)
@@ -135,7 +135,7 @@ def work(store, tmp_path):
   def run(model=Model, should_stop=lambda: False, cluster="slurm", **options):
     tune = functools.partial(on_cluster.tune, model, cluster, options)
     while store.has_work() and not should_stop():
-      # The supervisor starts a worker again.
+      # The supervisor would start another worker.
       with contextlib.suppress(RuntimeError):
         worker.work(store, tune, tmp_path / "prompts", should_stop)
 
@@ -145,7 +145,7 @@ def work(store, tmp_path):
 def test_job_of_a_killed_worker_is_not_submitted_again(
   cluster, store, queue, work, tmp_path, monkeypatch
 ):
-  """Nor are its events sent twice."""
+  """Another worker continues it: there is one submission, each event once."""
   job = queue(length=3)
 
   def killed(*event):
@@ -216,7 +216,7 @@ def test_job_that_waits_for_a_machine_leaves_the_queue_when_told_to(
 ):
   cluster.is_full, cluster.outages = True, 1
   job = queue()
-  # Once it was submitted.
+  # The worker stops once the job was submitted.
   work(should_stop=lambda: bool(cluster.parameters))
   assert not cluster.jobs
   job = store.job(job.id)
@@ -251,7 +251,7 @@ def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
 
   with pytest.raises(KeyboardInterrupt):
     work(should_stop=killed)
-  assert store.cancel(job.id).status == jobs.RUNNING  # As far as is known.
+  assert store.cancel(job.id).status == jobs.RUNNING  # No worker has ended it.
   work()
   assert store.job(job.id).status == jobs.CANCELLED
   assert not cluster.jobs

@@ -1,4 +1,4 @@
-"""Owners of prompts, files and jobs, and who sees them."""
+"""Tests of the owners of prompts, files and jobs, and of their visibility."""
 
 import pytest
 
@@ -10,11 +10,11 @@ COMMON, OWN, SHARED = "x", "x@ann", "x@ann.shared"
 @pytest.mark.parametrize(
   ("stem", "shown"),
   [
-    # The name for: all without keys, the owner, another, nobody.
+    # The names shown without keys, to the owner, to another, to nobody.
     (COMMON, ("x", "x", "x", "x")),
     (OWN, (OWN, "x", None, None)),
     (SHARED, (SHARED, "x", OWN, OWN)),
-    ("x.shared", ("x.shared",) * 4),  # That is its name.
+    ("x.shared", ("x.shared",) * 4),  # The name itself ends in ".shared".
   ],
 )
 def test_names_of_a_prompt(stem, shown):
@@ -22,7 +22,7 @@ def test_names_of_a_prompt(stem, shown):
   tenants = (None, "ann", "bob", owners.NOBODY)
   assert tuple(owners.shown(stem, x) for x in tenants) == shown
   for tenant, name in zip(tenants, shown, strict=True):
-    if name is not None:  # It is a name by which the tenant reaches it.
+    if name is not None:  # The tenant reaches the prompt by this name.
       assert stem in owners.meant(name, tenant)
   is_owned = "@" in stem
   owning = [owners.owns(x, stem) for x in tenants]

@@ -1,4 +1,4 @@
-"""The worker: its events, its files, its second tries, and its supervisor."""
+"""Tests of the worker's events, files and retries, and of its supervisor."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ from t5x.runs import events
 
 
 class Model:
-  """Makes files as a cluster's run does, then a prompt, or an error."""
+  """A model that makes a cluster run's folders, then a prompt or an error."""
 
   def __init__(self, end=lambda: None):
     self._end = end
@@ -93,7 +93,7 @@ def test_stopped_job_is_left_to_another_worker(store, queue):
   checkpoint = events.Event("checkpoint", 7, 0, 9)
   asked = []
 
-  def should_stop():  # Once before the job, then within it.
+  def should_stop():  # The first call is before the job, the next within it.
     asked.append(1)
     return len(asked) > 1
 
@@ -109,7 +109,7 @@ def test_stopped_job_is_left_to_another_worker(store, queue):
 
 
 def test_run_of_another_dtype_starts_again(base, tmp_path):
-  """The server may have got the flag `--dtype` before it resumes a job."""
+  """A stopped run starts over if the server's `--dtype` changed meanwhile."""
   words = seqio.ByteVocabulary()
   pairs, seen = [("a dull film", "bad"), ("a fine film", "good")], []
   tune = functools.partial(
@@ -138,7 +138,7 @@ def test_run_of_another_dtype_starts_again(base, tmp_path):
     (OSError(28, "No space left"), False),
     (sqlite3.OperationalError("It is locked."), False),
     (ValueError("It cannot be written."), False),
-    # A bucket's errors are not Python's own: all of them may pass.
+    # Buckets raise errors of other types, and any of them may be temporary.
     (RuntimeError("503"), True),
   ],
 )
@@ -170,11 +170,11 @@ def test_job_is_tried_again_after_an_error_that_may_pass(
 
 
 def test_events_of_a_job_that_diverges_are_json(store, queue):
-  """JSON has no NaN."""
+  """NaN and infinity become null, because JSON has neither."""
   metrics = {"train": {"loss": float("nan"), "accuracy": 50.0}}
 
   def diverge():
-    yield events.Event("step", 1, 0, 9)  # Not kept.
+    yield events.Event("step", 1, 0, 9)  # The store does not keep steps.
     yield events.Event("train", 1, 0, 9, metrics)
     yield events.Event("eval", 1, 0, 9, score=-float("inf"))
     raise FloatingPointError("The loss is nan.")
@@ -199,7 +199,7 @@ def test_worker_ends_with_its_server_or_when_it_is_told_to(
   flags = dict.fromkeys((*worker.OF_MODEL, "submit"))
   flags |= {"jobs": store.folder, "prompts": store.folder, "fingerprint": None}
   job = queue()
-  # Its server ended before it began.
+  # The server ended before the worker started.
   worker.main(types.SimpleNamespace(**flags, parent=0))
   assert store.job(job.id).status == "queued"
   flags = types.SimpleNamespace(**flags, parent=os.getppid())
@@ -216,7 +216,7 @@ def test_worker_ends_with_its_server_or_when_it_is_told_to(
 def test_worker_that_cannot_begin_is_started_less_and_less_often(
   store, queue, monkeypatch
 ):
-  """One without memory for the model, for instance."""
+  """Pauses between failed workers double, up to five minutes."""
   queue()
   supervisor, pauses = worker.Supervisor(store, []), []
 
@@ -238,7 +238,7 @@ def test_worker_that_cannot_begin_is_started_less_and_less_often(
 def test_failures_at_a_job_are_counted_too(
   store, monkeypatch, longest, failures
 ):
-  """A disk that is full has no room a second later, but may in an hour."""
+  """Failures in a row add up, unless the worker ran for long or succeeds."""
   monkeypatch.setattr(worker, "_LONGEST_PAUSE", longest)
   monkeypatch.setattr(worker, "_JOBS_SECONDS", 0.01)
   monkeypatch.setattr(store, "claims", iter(range(99)).__next__)
