@@ -1,4 +1,4 @@
-"""Files and jobs over HTTP, from an upload to an answer."""
+"""Tests of files and jobs over HTTP, from an upload to an answer."""
 
 import json
 import pathlib
@@ -101,7 +101,7 @@ def test_rate_is_the_model_s_unless_it_is_given(
   assert found["learning_rate"] == rate
   assert found["learning_rate_multiplier"] == rate / 0.25
   assert store.job(job["id"]).settings.learning_rate == rate
-  # They describe the job: sent again, they make an equal one.
+  # The shown hyperparameters, sent again, make an equal job.
   again = ask(JOBS, {**body, "hyperparameters": found}).json()
   assert again["hyperparameters"] == found
 
@@ -141,14 +141,14 @@ def test_wrong_jobs_are_refused(service, store, ask):
   assert not store.jobs()
   for path in ("/v1/files/x", f"{JOBS}/x"):
     assert ask(path).status_code == 404
-  epochs = {"n_epochs": 3, "batch_size": 3}  # The method has none.
+  epochs = {"n_epochs": 3, "batch_size": 3}  # `method` has none.
   good |= {"method": {"type": "supervised"}, "hyperparameters": epochs}
   shown = ask(JOBS, good).json()["hyperparameters"]
   assert (shown["steps"], shown["n_epochs"]) == (8, 3)
 
 
 def test_examples_that_cannot_be_tuned_on_are_refused(store, ask):
-  """At once, and not by the worker."""
+  """The server refuses unsuitable examples at once, before a worker runs."""
 
   def file(*targets):
     lines = [json.dumps({"prompt": "a", "completion": x}) for x in targets]
@@ -174,7 +174,7 @@ def test_examples_that_cannot_be_tuned_on_are_refused(store, ask):
 
 
 def test_validation_that_has_no_room_in_memory_is_refused(store, ask):
-  texts = "a " * 600, "\u5b57" * 10  # Thirty bytes, which are tokens here.
+  texts = "a " * 600, "\u5b57" * 10  # Thirty bytes; a token here is a byte.
   lines = [json.dumps({"prompt": x, "completion": "b"}) for x in texts]
   files = [
     store.add_file(f"{i}.jsonl", x).id
@@ -206,7 +206,7 @@ def test_all_of_many_events_are_sent(store, ask, monkeypatch):
     headers = {"Last-Event-ID": number.encode("latin-1")}
     return ask(path, params={"stream": True, **query}, headers=headers)
 
-  # A busy disk, or a locked file, does not hold up other requests.
+  # Other threads read the store, so a slow disk delays no other request.
   threads, opened = set(), store._open
 
   def noted():
@@ -240,7 +240,7 @@ def test_files_have_an_order_and_a_purpose(store, client):
   def listed(**query):
     return [file.id for file in client.files.list(**query)]
 
-  assert listed() == listed(limit=1) == added[::-1]  # A page for each.
+  assert listed() == listed(limit=1) == added[::-1]  # One page, or three.
   assert listed(order="asc") == added
   assert listed(order="asc", after=added[1]) == added[2:]
   assert listed(order="desc", purpose="fine-tune") == added[::-1]
@@ -251,7 +251,7 @@ def test_files_have_an_order_and_a_purpose(store, client):
 
 
 def test_health_reports_jobs_that_nobody_works_on(service, ask):
-  """A restart of the server would not help, so the status is 200."""
+  """/healthz reports a problem but returns 200: a restart would not help."""
   for problem in ("No job is running.", None):
     service.supervisor = types.SimpleNamespace(problem=problem)
     health = ask("/healthz")

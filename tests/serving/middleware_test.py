@@ -1,4 +1,4 @@
-"""Access, rates, and the limits of size and time."""
+"""Tests of access, rates, and limits on size and time."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from prompt_tuning.serving import app, middleware, tenants
 
 
 def _slow(seconds, most):
-  """Returns a function that notes how many threads are in it at once."""
+  """Returns a function that records how many threads run it at once."""
   inside = []
 
   def call(*arguments):
-    # It may be an archive of megabytes, or the folder a bucket.
+    # An upload may be a large archive, or its folder a bucket.
     assert threading.current_thread() is not threading.main_thread()
     inside.append(1)
     time.sleep(seconds)
@@ -31,7 +31,7 @@ def _slow(seconds, most):
 
 @pytest.mark.parametrize("seconds", [30, 0.1])
 def test_large_uploads_wait_for_each_other(service, monkeypatch, seconds):
-  """Those that wait for long are refused."""
+  """Two uploads run at once; uploads that wait for too long are refused."""
   service.limits = tenants.Limits(body_bytes=2)
   monkeypatch.setattr(middleware, "_UPLOADS", 2)
   monkeypatch.setattr(middleware, "_READ_SECONDS", seconds)
@@ -66,7 +66,7 @@ def test_slow_uploads_block_nobody_else(engine, tmp_path, monkeypatch):
       parts = [_slowly(1, large) for _ in range(3)]
       slow = [asyncio.create_task(put("ann", "slow", x)) for x in parts]
       await asyncio.sleep(0.1)
-      # Another key's, in parts too, and a small one of the same.
+      # Another key's uploads, whole or in parts, and a small one of this key.
       for key, content in (("bob", large), ("bob", _in_parts(large))):
         assert (await put(key, "quick", content)).status_code == 201
       assert (await put("ann", "small", b"none")).status_code == 400
@@ -78,7 +78,7 @@ def test_slow_uploads_block_nobody_else(engine, tmp_path, monkeypatch):
 
 
 def test_words_of_one_prompt_at_a_time(service, monkeypatch):
-  """Each analysis copies the embeddings, in float32."""
+  """Analyses run one by one, because each copies the embeddings in float32."""
   most = []
   monkeypatch.setattr(app, "_words", _slow(0.05, most))
   asked = [("GET", "/v1/prompts/prompt_1/words", {})] * 3
@@ -122,13 +122,13 @@ def test_keys_and_rates(engine, tmp_path):
   path.write_text("# none\n")
   with pytest.raises(ValueError, match="Expected keys"):
     tenants.read_keys(path)
-  # Clients write other letters than ASCII's in two ways, or refuse to.
+  # Clients encode letters outside ASCII in two ways, or refuse them.
   for line in ("my secret key", "secret a/b", "secret " + "a" * 33, "\xe4 ann"):
     path.write_text(f"\n{line}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="Expected a key in line 2") as error:
       tenants.read_keys(path)
     assert "secret" not in str(error.value)
-  # As Windows writes it.
+  # Editors on Windows write files like this.
   path.write_bytes(b"\xef\xbb\xbfsecret ann # Ann's\r\nnew ann\r\nother\r\n")
   keys = tenants.read_keys(path)
   assert [*keys.values()] == ["ann", "ann", tenants.digest("other")[:12]]
@@ -160,7 +160,7 @@ def test_keys_and_rates(engine, tmp_path):
     ({"Host": "LocalHost:8000"}, 200),
     ({"Host": "[::1]:8000"}, 200),
     ({"Host": "evil.example"}, 403),
-    ({"Host": "127.0.0.1:8000"}, 200),  # Only a name can be another's.
+    ({"Host": "127.0.0.1:8000"}, 200),  # DNS rebinding needs a name.
     ({"Host": "[::1"}, 403),
     ({"X-Large": "a" * 2**16}, 431),
     ({"Sec-Fetch-Site": "same-origin"}, 200),
@@ -186,7 +186,7 @@ def test_other_websites_are_refused(engine, tmp_path, headers, status):
 
 @pytest.mark.parametrize(("size", "is_taken"), [(4, False), (2**22, True)])
 def test_reader_that_takes_nothing_is_let_go(monkeypatch, size, is_taken):
-  """A MiB may take as long as a part of a stream."""
+  """A slow reader times out, but a larger body may take longer."""
   sent = []
 
   async def app(scope, receive, send):

@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""Tests of the page in a real browser."""
 
 import contextlib
 import csv
@@ -29,12 +29,12 @@ from prompt_tuning.tuning_jobs.job_store import JobStore
 KEY = "a key of this test"
 EXAMPLE = "an example"
 LOSS = "loss_per_nonpadding_target_token"
-# Read at once, as the page replaces them.
+# One script reads all cells, because the page replaces them.
 CELLS = """
   const cells = document.querySelectorAll("#table td");
   return Array.from(cells, (cell) => cell.textContent);
 """
-# The server has too much to do for the next request.
+# A busy server answers the next request with 429.
 BUSY = """
   const { fetch } = window;
   window.fetch = async () => {
@@ -43,13 +43,13 @@ BUSY = """
     return new Response("{}", { status: 429, headers });
   };
 """
-# Older versions of Safari have none.
+# Older versions of Safari lack this iterator.
 NO_ITERATION = "delete ReadableStream.prototype[Symbol.asyncIterator]"
 
 
 @contextlib.contextmanager
 def _running(service):
-  """Runs a server; yields its address. The engine is the caller's."""
+  """Runs a server and yields its address; the caller closes the engine."""
   application = app.make(service)
   config = uvicorn.Config(
     application, port=0, lifespan="off", timeout_graceful_shutdown=5
@@ -61,7 +61,7 @@ def _running(service):
 
 @pytest.fixture(scope="module")
 def service(engine, prompts, model, tmp_path_factory):
-  """A server of three prompts, whose jobs are worked on in a thread."""
+  """A server with three prompts, whose jobs run in a thread."""
   folder = tmp_path_factory.mktemp("served")
   service = served.make_service(engine, folder / "prompts")
   metadata = prompt_files.PromptMetadata(
@@ -93,7 +93,7 @@ def shown(tmp_path_factory):
 
 
 def test_answers_are_shown_side_by_side(shown, address):
-  """Texts, ranked labels, and a refusal."""
+  """The page shows texts, ranked labels, and refusals of several models."""
   shown.open(address)
   shown.browser.execute_script(NO_ITERATION)
   assert shown.one("#input").get_property("value") == EXAMPLE
@@ -126,7 +126,7 @@ def test_answers_are_shown_side_by_side(shown, address):
 def test_words_and_files_of_a_prompt(shown, address, service):
   shown.open(address)
   row = shown.one("#prompt-rows tr")
-  steps = 300 - tiny.BASE_STEP  # As a curve counts.
+  steps = 300 - tiny.BASE_STEP  # The page counts steps of tuning.
   assert row.text.startswith(f"prompt_1 a_task {steps} 87.5 1")
   words, get, _ = row.find_elements("css selector", "button")
   words.click()
@@ -134,7 +134,7 @@ def test_words_and_files_of_a_prompt(shown, address, service):
   prompt = service.store.get("prompt_1")
   assert len(shown.all("#words tbody tr")) == prompt.length
   shown.one("#words button").send_keys(ENTER)
-  assert shown.focused() == words  # The words are closed.
+  assert shown.focused() == words  # Closing the words returns the focus.
   get.click()
   file = shown.downloads / "prompt_1.safetensors"
   shown.wait(file.exists)
@@ -214,7 +214,7 @@ def test_a_table_of_inputs_is_answered(shown, address, tmp_path):
 
 @pytest.mark.slow
 def test_a_data_set_becomes_a_prompt(shown, address, service, tmp_path):
-  """Uploaded, tuned, watched, and answered with: all on the page."""
+  """The page uploads data, tunes a prompt, charts the job, and answers."""
   file = tmp_path / "data.jsonl"
   rows = [{"prompt": f"ab{x}c", "completion": y} for x, y in ("xy", "dn")] * 8
   file.write_text("\n".join(map(json.dumps, rows)))
@@ -260,7 +260,7 @@ def test_a_data_set_becomes_a_prompt(shown, address, service, tmp_path):
 
 
 def test_a_job_is_followed_past_an_error(shown, service, tmp_path, monkeypatch):
-  """The stream of its events ends with one, and another stream goes on."""
+  """After an error ends the stream of events, another stream continues it."""
   other = dataclasses.replace(service, jobs=JobStore(tmp_path, served.BASE))
   file = other.jobs.add_file("a.jsonl", b'{"prompt": "a", "completion": "b"}')
   job = other.jobs.add_job(file.id, None, "mine", jobs.Settings()).id
@@ -307,7 +307,7 @@ def test_everything_is_reached_by_keyboard(shown, address):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1200)])
 def test_axe_finds_nothing(shown, address, scheme, width):
-  """Names, roles, contrast: accessibility, as far as a program can tell."""
+  """The page passes axe's accessibility checks and fits narrow screens."""
   axe = pytest.importorskip("axe_core_python.base").AXE_FILE_PATH
   browser = shown.browser
   features = [{"name": "prefers-color-scheme", "value": scheme}]

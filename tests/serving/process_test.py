@@ -1,4 +1,4 @@
-"""Servers with workers that end, and with clients that break off or lie."""
+"""Tests of servers with dying workers, and with misbehaving clients."""
 
 import asyncio
 from concurrent import futures
@@ -34,7 +34,7 @@ def _options(*words):
 def test_killed_workers_of_two_servers_are_followed_by_others(
   tmp_path, monkeypatch
 ):
-  """Both know a job and its prompt, which is that of a job left alone."""
+  """Both servers get the job's prompt, equal to that of an undisturbed job."""
   monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.1)
   folders = f"--prompts={tmp_path}/prompts", f"--jobs={tmp_path}/jobs"
   options = _options(f"--checkpoint={CHECKPOINT}", *folders)
@@ -54,7 +54,7 @@ def test_killed_workers_of_two_servers_are_followed_by_others(
       lambda: any(x.kind == "checkpoint" for x in second.jobs.events(killed)),
       400,
     )
-    for supervisor in supervisors:  # One waits for the other's end.
+    for supervisor in supervisors:  # One worker waits for the other to end.
       supervisor._process.kill()
     started.wait(lambda: not second.jobs.has_work(), 400)
   ended = [second.jobs.job(id) for id in (killed, alone)]
@@ -87,18 +87,18 @@ def _connected(application):
   [
     (HEAD + b"\r\n", [200, 200]),
     (HEAD.replace(b"GET", b"HEAD") + b"\r\n", [200, 200]),
-    # After an error, a client may go on, or is told that it may not.
+    # After an error, the connection stays open or is closed.
     (HEAD.replace(b"models", b"fail") + b"\r\n", [500, 200]),
     (POST + b"Content-Length: 2\r\n\r\n{}", [400, 200]),
     (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", [400]),
     (POST + b"Content-Length: 4\r\n" + CHUNKED, [400]),
-    # A head has a limit, and so has a body.
+    # A head has a limit. A long body is read to its end.
     (HEAD + b"X-Long: %s\r\n\r\n" % (b"a" * 2**17), [431]),
     (POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 10**6, [400, 200]),
   ],
 )
 def test_connection_goes_on_or_is_closed(service, sent, statuses):
-  """The bytes of one request are never taken for another."""
+  """The server never takes bytes of one request for another request."""
   application = app.make(service)
 
   @application.get("/v1/fail")
@@ -147,7 +147,7 @@ def test_client_that_leaves_as_the_engine_fails_is_not_reported(
 
 @pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
 def test_only_a_trusted_proxy_names_the_client(trusted):
-  """Its name counts for rates; behind a proxy, any host is allowed."""
+  """A trusted proxy sets the client's address, and allows any host name."""
   options = _options(
     "--checkpoint=none", f"--forwarded_allow_ips={trusted}", "--port=0"
   )

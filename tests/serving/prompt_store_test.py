@@ -1,4 +1,4 @@
-"""The folder of prompts, which others write to and which may fail."""
+"""Tests of a folder of prompts that others write to and that may fail."""
 
 import asyncio
 from concurrent import futures
@@ -33,7 +33,7 @@ def test_files_that_others_write_are_served(service, prompts, monkeypatch):
   for content, status in ((late[:-8], 404), (late, 200), (None, 404)):
     if content is None:
       path.unlink()
-    else:  # On a file system whose times are of seconds, half of it at first.
+    else:  # The first content is cut off; both have the same time.
       with path.open("wb") as file:
         file.write(content)
       os.utime(path, (1, 1))
@@ -41,7 +41,7 @@ def test_files_that_others_write_are_served(service, prompts, monkeypatch):
     assert served.complete(service, model="late").status_code == status
   for name in ("broken", "loop"):
     assert served.complete(service, model=name).status_code == 404
-  # Of two files of a name, one is read, and once.
+  # Of two files with one name, one is read, and only once.
   monkeypatch.setattr(service.store, "_read", lambda *_: pytest.fail("read"))
   prompt_files.save_prompt(folder / "prompt_1.npy", prompts[3].array)
   for name in ("broken.npy", "loop.npy"):
@@ -68,10 +68,10 @@ def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
   monkeypatch.setattr(prompt_files, "load_prompt", fail)
   for _ in range(2):
     service.store.refresh()
-    # The one before stays until then.
+    # The earlier prompt stays until the new file can be read.
     assert service.store.get("prompt_1").length == 1
     assert service.store.get("prompt_4").length == 6
-    # Probes have no key, and the names are their owners' business.
+    # Probes have no key, so they do not see the names of prompts.
     health = served.send(service, "GET", "/healthz").json()
     assert health["prompts"].startswith("2 prompts cannot be read;")
     response = served.complete(service, model="prompt_6")
@@ -100,9 +100,9 @@ def test_put_that_does_not_end_holds_up_nobody(service, prompts, monkeypatch):
 
 
 def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
-  """One thread looks, and those who ask share its look.
+  """Requests share one thread's listing of the folder.
 
-  Asyncio's own threads are busy: they parse uploads, among other things.
+  Asyncio's own threads are busy, as they are when they parse uploads.
   """
   looks, may_end, found = [], threading.Event(), service.store._files
 
@@ -144,7 +144,7 @@ def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
 
 
 def test_pipe_is_not_opened(service, prompts):
-  """That would take until somebody writes to it."""
+  """Pipes and devices are skipped, because reading them might never end."""
   os.mkfifo(service.store.folder / "pipe.npy")
   os.symlink("/dev/zero", service.store.folder / "zero.npy")
   put = ("PUT", "/v1/prompts/new", {"content": served.npy(prompts[0].array)})
@@ -158,7 +158,7 @@ def test_pipe_is_not_opened(service, prompts):
 def test_a_look_at_many_files_reads_the_times_of_some(
   service, prompts, monkeypatch
 ):
-  """New and replaced files are found at once, and the others in turn."""
+  """New and replaced files are found at once, files changed in place later."""
   store, array = service.store, prompts[0].array
   for i in range(8):
     path = store.folder / f"many_{i}.npy"
@@ -174,7 +174,7 @@ def test_a_look_at_many_files_reads_the_times_of_some(
   for i in range(8):
     (store.folder / f"many_{i}.npy").write_bytes(served.npy(3 * array))
   counts = []
-  for _ in range(6):  # 11 files, two of them in a turn, about.
+  for _ in range(6):  # Each turn checks about two of the 11 files.
     store.refresh()
     counts.append(len(reads))
   assert counts[0] < counts[-1] == 2 + 8
@@ -194,7 +194,7 @@ def test_looks_for_wrong_names_have_pauses_between_them(service):
 
 @pytest.mark.parametrize("kind", ["gemma2", "llama"])
 def test_adapters_are_of_the_server_s_model(tmp_path, kind):
-  """Not of a folder that a client names, which is not looked at."""
+  """An adapter is for the server's model, whatever folder it names."""
   for folder, content in (("own", {"model_type": kind}), ("named", {})):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "config.json").write_text(json.dumps(content))
@@ -204,7 +204,7 @@ def test_adapters_are_of_the_server_s_model(tmp_path, kind):
   config = json.loads(files[CONFIG])
   assert config["task_type"] == "CAUSAL_LM"
   weights = safetensors.numpy.load(files[peft_adapters.WEIGHTS])
-  # PEFT's rows are multiplied as a Gemma's embeddings are.
+  # PEFT's rows for a Gemma include the factor of its embeddings.
   assert weights["prompt_embeddings"][0, 0] == (4 if kind == "gemma2" else 1)
   config["base_model_name_or_path"] = str(tmp_path / "named")
   archive = served.zipped({**files, CONFIG: json.dumps(config)})
@@ -219,16 +219,16 @@ WHOLE = served.zipped({f"a/{CONFIG}": "{}" * 500})
 @pytest.mark.parametrize(
   ("archive", "message"),
   [
-    # A few hundred bytes of these may hold enough to fill the memory.
+    # A few hundred bytes in these formats can expand to fill the memory.
     *(
       (served.zipped({CONFIG: "{}" * 500}, kind), "stored or deflated")
       for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     ),
-    # Lists of JSON take thirty times their bytes.
+    # JSON lists take thirty times their size in memory.
     (served.zipped({CONFIG: "[]" * 2**16}), "at most 65536 bytes, got 131072"),
-    # Each takes kilobytes of memory, and a hundred bytes of the archive.
+    # Each file takes a hundred bytes of the archive but kilobytes of memory.
     (served.zipped({str(i): "" for i in range(1001)}), "at most 1000 files"),
-    # Within the file's content: the index is whole.
+    # The file's content is damaged; the index is intact.
     (WHOLE[:55] + b"\xff\xff\xff" + WHOLE[58:], "the upload is not a zip file"),
   ],
 )
@@ -244,11 +244,11 @@ def test_two_servers_share_a_bucket(engine, prompts, monkeypatch):
     folder = f"gs://{bucket.BUCKET}/prompts"
     first, second = (PromptStore(folder, engine, "base") for _ in range(2))
     assert not first.all()
-    for sign in (1, -1):  # The sizes are equal: only the bucket can tell.
+    for sign in (1, -1):  # The sizes are equal; only the bucket knows.
       first.put("mine", served.npy(sign * array))
       known = asyncio.run(second.find("mine"))
       np.testing.assert_array_equal(known.array, sign * array)
-      # It is not read again.
+      # The file is not read again.
       assert asyncio.run(second.find("mine")) is known
     second.delete("mine")
     asyncio.run(first.look())
@@ -261,7 +261,7 @@ def test_a_named_prompt_is_copied_to_a_bucket(tmp_path, prompts, monkeypatch):
   with bucket.in_place_of_googles():
     folder = f"gs://{bucket.BUCKET}/prompts"
     words = f"serve mine.npy --checkpoint=none --prompts={folder}".split()
-    for _ in range(2):  # The second time, the same prompt is there.
+    for _ in range(2):  # The second time, the prompt exists already.
       command.complete(console.parse(words))
     array, _ = prompt_files.load_prompt(f"{folder}/mine.safetensors")
   np.testing.assert_array_equal(array, prompts[1].array)

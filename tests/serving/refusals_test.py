@@ -1,4 +1,4 @@
-"""Requests that a server refuses, and how."""
+"""Tests of requests that a server refuses."""
 
 import json
 import pathlib
@@ -47,7 +47,7 @@ _LONG_BASE = {
   peft_adapters.WEIGHTS: safetensors.numpy.save({"prompt_embeddings": _ONES}),
 }
 
-# Table -> a path, a right body, and wrong fields.
+# Table -> a path, a correct body, and wrong fields.
 FIELDS = tomllib.loads(
   pathlib.Path(__file__).with_name("refusals.toml").read_text()
 )
@@ -76,9 +76,9 @@ UPLOADS = [
     ),
     "adapter_config.json twice",
   ),
-  # Each list of models would repeat it.
+  # Each list of models would repeat the task.
   (_LONG_TASK, "at most 1000 characters, got more in task"),
-  # No server would read its file.
+  # No server would read the prompt's file.
   (served.zipped(_LONG_BASE), "at most 1000 characters, got more in base"),
 ]
 # Method, path, content, status, and a part of the message.
@@ -103,7 +103,7 @@ PLACES = [
 
 
 def test_requests_are_refused(service):
-  """By the name of the field, and without a change of the prompts."""
+  """Refusals name the wrong field, and no prompt changes."""
   headers = {"content-type": "application/json"}
   cases = [
     ("POST", x["path"], json.dumps(x["right"] | fields), 400, message, param)
@@ -125,7 +125,7 @@ def test_requests_are_refused(service):
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
 def test_body_of_another_type_is_refused(service, kind):
-  """As `curl --data` sends it."""
+  """Only JSON bodies are accepted; `curl --data` sends a form."""
   content, headers = json.dumps(GOOD), {"content-type": kind}
   response = served.send(
     service, "POST", COMPLETIONS, content=content, headers=headers
@@ -164,7 +164,7 @@ def test_uploads_are_refused(service, engine):
 def test_too_many_inputs_are_refused_before_they_are_tokens(
   service, monkeypatch
 ):
-  """A megabyte holds enough of them, times n, to fill the memory."""
+  """The tokens of a megabyte of inputs, times n, could fill the memory."""
   encoded = []
   monkeypatch.setattr(service.engine.model, "encode", encoded.append)
   for body in (
@@ -182,7 +182,7 @@ def test_too_many_inputs_are_refused_before_they_are_tokens(
 
 
 def test_one_wrong_item_is_enough(service):
-  """A megabyte of them would take seconds and hold up other requests."""
+  """Checking a megabyte of wrong items would delay other requests."""
   start = time.process_time()
   for prompt in ([{}] * 200_000, [[{}] * 200_000]):
     response = served.complete(service, prompt=prompt)
@@ -226,12 +226,12 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
   text = service.metrics.text(set()).decode()
   assert "prompt_tuning_first_token_seconds_sum -" not in text
   monkeypatch.setattr(engine, "failure", RuntimeError())
-  # It is not about to start.
+  # A failed engine is not reported as starting.
   for path in ("/readyz", "/healthz"):
     response = served.send(service, "GET", path)
     served.check_error(response, 500, "The engine failed")
   monkeypatch.setattr(engine, "_is_closed", True)
-  # Another replica may answer it.
+  # Status 503 lets another replica answer.
   served.check_error(served.complete(service), 503, "The engine failed")
 
 
@@ -239,7 +239,7 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
   ("arguments", "message"),
   [
     (f"--checkpoint={LADDER} --jobs=.", "Error: unable to open database file"),
-    # A port of its own for each process, and one id for all workers.
+    # The port differs between pytest's workers; the test's id must not.
     pytest.param(
       f"--port={TAKEN}", f"--port={TAKEN} cannot be used", id="port taken"
     ),
@@ -248,7 +248,7 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
 def test_what_a_server_needs_is_named(
   tmp_path, monkeypatch, capsys, arguments, message
 ):
-  """`mistakes.toml` has the other mistakes of the command line."""
+  """Errors name the cause; `mistakes.toml` has the other mistakes."""
   (tmp_path / "jobs.sqlite").mkdir()
   monkeypatch.chdir(tmp_path)
   words = "serve --prompts=prompts --jobs= --checkpoint=none --port=0"

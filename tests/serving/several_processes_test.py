@@ -1,4 +1,4 @@
-"""Servers as processes: one, and several at one address."""
+"""Tests of server processes: one, and several at one address."""
 
 from concurrent import futures
 import contextlib
@@ -32,12 +32,12 @@ def _words(folder, port, *words):
 
 
 def test_sigterm_lets_running_requests_finish(tmp_path):
-  """A stream, and requests that wait for it, get their whole answers."""
+  """After SIGTERM, a stream and waiting requests get their whole answers."""
   port = started.free_address().partition(":")[2]
   program = [sys.executable, "-m", "prompt_tuning"]
   program += _words(tmp_path, port, "--queue=999")
   server = f"http://127.0.0.1:{port}"
-  # At random, so that an answer is long; one row after another.
+  # Sampling makes the answers long; the server has one row for all of them.
   body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 30}
   body |= {"temperature": 2, "seed": 1}
 
@@ -63,7 +63,7 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
     assert not any(answer.done() for answer in asked)
     process.send_signal(signal.SIGTERM)
     chunks.extend(stream)
-    # Uvicorn ends, when all is done, by the signal that it got.
+    # Uvicorn finishes its requests, then ends by the signal that it got.
     assert process.wait(60) in (0, -signal.SIGTERM)
   choices = [chunk.choices[0] for chunk in chunks]
   ends = [choice.index for choice in choices if choice.finish_reason]
@@ -72,7 +72,7 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
 
 
 def _children(pid):
-  """Returns the processes that a process has started, the servers last."""
+  """Returns the ids of a process's children, the servers last."""
   (found,) = pathlib.Path(f"/proc/{pid}/task").glob(f"{pid}/children")
   return [int(x) for x in found.read_text().split()]
 
@@ -87,13 +87,13 @@ def _is_over(pid):
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_servers_share_an_address(tmp_path, capfd, end):
-  """A prompt is known to all; one that is killed is replaced; all end."""
+  """Servers share prompts, a killed server is replaced, and all end together."""
   port = int(started.free_address(3).partition(":")[2])
   urls = [f"http://127.0.0.1:{port + i}" for i in range(3)]
   body = {"model": "mine", "prompt": TEXT, "max_tokens": 2}
 
   def answer(url):
-    """Each time over a new connection."""
+    """Posts over a new connection; returns None without one."""
     with contextlib.suppress(requests.ConnectionError):
       return requests.post(f"{url}/v1/completions", json=body).ok
 

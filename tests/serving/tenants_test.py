@@ -1,4 +1,4 @@
-"""Tenants over HTTP: their files, jobs and prompts, quotas and log."""
+"""Tests of tenants over HTTP: their files, jobs, prompts, quotas and log."""
 
 from concurrent import futures
 import json
@@ -24,7 +24,7 @@ ONES = served.npy(np.ones((2, tiny.WIDTH)))
 
 
 class Asking:
-  """Requests of a tenant to one server."""
+  """A server, and the requests of tenants to it."""
 
   def __init__(self, engine, folder, **limits):
     prompts, limits = folder / "prompts", {"keys": KEYS, **limits}
@@ -115,7 +115,7 @@ def test_prompts_are_shared_by_a_flag(ask):
   for name in ("mine@ann", "common"):
     response = ask("bob", "DELETE", f"/v1/prompts/{name}")
     served.check_error(response, 403, "belongs to another key")
-  # One's own prompt hides the server's, and its end brings that back.
+  # A tenant's prompt hides the server's prompt until it is deleted.
   two = served.npy(2 * np.ones((3, tiny.WIDTH)))
   assert ask.put("bob", "common", two).json()["prompt"]["length"] == 3
   assert ask.models("bob")["common"] == "bob"
@@ -181,14 +181,14 @@ def test_open_jobs_have_a_quota(engine, tmp_path):
   refused = ask.tune("ann", file)
   served.check_error(refused, 429, "at most 1 jobs")
   assert refused.headers["retry-after"]
-  # The job's prompt counts, too.
+  # The job's prompt counts as a file.
   assert ask.put("ann", "other").status_code == 507
   ask("ann", "POST", f"{JOBS}/{job}/cancel")
   assert ask.tune("ann", file).status_code == 200
 
 
 def test_room_is_reserved_while_it_is_filled():
-  """No more of many at once get in than have room."""
+  """Concurrent additions stay within the quota; the others get 507."""
   quotas = tenants.Quotas(tenants.Limits(stored={"files": 2}))
   stored, refused, all_in = {"files": 0}, [], threading.Barrier(8)
 
@@ -206,7 +206,7 @@ def test_room_is_reserved_while_it_is_filled():
   assert stored["files"] <= 2
   assert refused == [507] * (8 - stored["files"])
   stored["files"] = 1
-  with quotas.room(stored.copy, files=1):  # The others' room was given back.
+  with quotas.room(stored.copy, files=1):  # All reservations were released.
     pass
 
 
