@@ -39,7 +39,7 @@ def test_exposure_counts_candidates_that_are_as_likely(secret, others, bits):
 def test_area_and_its_error():
   area, error = audit.auc(np.array([1.0, 2]), np.array([2.0, 3]))
   # Three of the four pairs count 1, and the tie counts 1/2. The row means and
-  # the column means are 1 and 3/4, so each adds half its variance of 1/32.
+  # the column means are 1 and 3/4, so each adds half of its variance, 1/32.
   assert (area, error) == pytest.approx((0.875, np.sqrt(1 / 32)))
   rng = np.random.default_rng(0)
   draws = [

@@ -65,7 +65,7 @@ def test_mixed_batches_answer_as_the_trainers_model_does(engine, prompts):
 
 
 def test_more_prompts_than_slots(engine, prompts, batches_done):
-  """Prompts beyond the slots are swapped in; answers equal those alone."""
+  """Prompts beyond the slots are swapped in, and answers stay the same."""
   texts = ["abc", "abcdefgh", "x", "hgf", "hello", "hello"]
   before = engine.table.swaps
   requests = [

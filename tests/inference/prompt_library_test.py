@@ -77,4 +77,4 @@ def test_command_lists_prompts_and_writes_a_mixture(tmp_path, capsys):
     prompt_files.load_prompt(LADDER / f"ladder_{x}.safetensors")[0]
     for x in ("boolq", "wsc")
   )
-  assert ((mixed - one) * (mixed - other) <= 1e-6).all()  # It is between.
+  assert ((mixed - one) * (mixed - other) <= 1e-6).all()  # Between the two.

@@ -1,4 +1,4 @@
-"""Tests of rank classification on a tiny T5, against scores of one label."""
+"""Tests of rank classification, against the scores of single labels."""
 
 import functools
 

@@ -179,7 +179,7 @@ def test_answer_ends_before_a_stop():
   assert stream.was_cut
   stream = Answer(letters, stops)
   sent = [stream.add(token) for token in tokens[:5]]
-  assert "".join(sent) == "o"  # "ne t" may become a stop.
+  assert "".join(sent) == "o"  # A stop may begin in "ne t".
   assert "".join(sent) + stream.rest() == "one t"
 
 
@@ -214,7 +214,7 @@ def _post(service, body, send, leaves=False):
 
 
 def test_stream_waits_for_a_slow_reader(engine, tmp_path, monkeypatch):
-  """A reader's delay meets no deadline; line separators split no event."""
+  """A stream waits for a slow reader; line separators split no event."""
   words = engine.model.vocabulary
   monkeypatch.setattr(words, "decode", lambda ids: "\u2028\x85" * len(ids))
   service = served.make_service(engine, tmp_path / "prompts", answer_seconds=2)
@@ -337,7 +337,7 @@ def test_the_page_is_whole_and_of_this_server_alone(service):
 
 
 def test_the_words_of_a_prompt(service, model):
-  """A prompt made of the embeddings of words has them as nearest words."""
+  """A prompt made of word embeddings has those words as its nearest."""
   table = np.asarray(model.params["token_embedder"]["embedding"], np.float32)
   tokens = [70, 80, 90]
   service.store.put("words", served.npy(2 * table[tokens]))

@@ -244,7 +244,7 @@ def test_two_servers_share_a_bucket(engine, prompts, monkeypatch):
     folder = f"gs://{bucket.BUCKET}/prompts"
     first, second = (PromptStore(folder, engine, "base") for _ in range(2))
     assert not first.all()
-    for sign in (1, -1):  # The sizes are equal; only the bucket knows.
+    for sign in (1, -1):  # Only the bucket tells these equal sizes apart.
       first.put("mine", served.npy(sign * array))
       known = asyncio.run(second.find("mine"))
       np.testing.assert_array_equal(known.array, sign * array)

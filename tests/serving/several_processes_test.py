@@ -87,7 +87,7 @@ def _is_over(pid):
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_servers_share_an_address(tmp_path, capfd, end):
-  """Servers share prompts, a killed server is replaced, and all end together."""
+  """Servers share prompts, replace a killed server, and end together."""
   port = int(started.free_address(3).partition(":")[2])
   urls = [f"http://127.0.0.1:{port + i}" for i in range(3)]
   body = {"model": "mine", "prompt": TEXT, "max_tokens": 2}

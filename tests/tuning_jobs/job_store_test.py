@@ -201,7 +201,7 @@ def test_each_model_has_its_own_jobs(tmp_path, queue):
 def test_cancelled_job_of_another_model_is_ended_not_tuned(
   tmp_path, queue, is_submitted
 ):
-  """Another model's worker ends it: its own may never start again."""
+  """Another model's worker ends the job, as its own may never start again."""
   old, new = (JobStore(tmp_path, f"model_{x}", x) for x in "ab")
   job = queue(old)
   old.claim()

@@ -54,7 +54,7 @@ class Preempted(Model):
 
 
 class Mortal(Model):
-  """A model that dies at its first checkpoint, then at its second."""
+  """A model that dies at its first two checkpoints, one at each start."""
 
   def begin(self, folder, on_event):
     step = 1 + len(list(folder.iterdir()))
@@ -145,7 +145,7 @@ def work(store, tmp_path):
 def test_job_of_a_killed_worker_is_not_submitted_again(
   cluster, store, queue, work, tmp_path, monkeypatch
 ):
-  """Another worker continues it: there is one submission, each event once."""
+  """Another worker continues the job: one submission, and each event once."""
   job = queue(length=3)
 
   def killed(*event):
@@ -177,7 +177,7 @@ def test_another_process_tunes(store, queue, work):
   ("refusals", "submissions", "reason"),
   [
     (1, 4, r"The cluster ended the job: see runs/ftjob-\w*\.cluster\.$"),
-    (5, 0, r"Unable to contact slurm controller$"),  # It may be restarting.
+    (5, 0, r"Unable to contact slurm controller$"),  # Slurm may be restarting.
   ],
 )
 def test_job_that_the_cluster_refuses_or_loses_is_submitted_again(
@@ -216,7 +216,7 @@ def test_job_that_waits_for_a_machine_leaves_the_queue_when_told_to(
 ):
   cluster.is_full, cluster.outages = True, 1
   job = queue()
-  # The worker stops once the job was submitted.
+  # The worker stops once the job is submitted.
   work(should_stop=lambda: bool(cluster.parameters))
   assert not cluster.jobs
   job = store.job(job.id)

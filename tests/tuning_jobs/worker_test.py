@@ -109,7 +109,7 @@ def test_stopped_job_is_left_to_another_worker(store, queue):
 
 
 def test_run_of_another_dtype_starts_again(base, tmp_path):
-  """A stopped run starts over if the server's `--dtype` changed meanwhile."""
+  """A stopped run starts over if the model's dtype changed meanwhile."""
   words = seqio.ByteVocabulary()
   pairs, seen = [("a dull film", "bad"), ("a fine film", "good")], []
   tune = functools.partial(
@@ -238,7 +238,7 @@ def test_worker_that_cannot_begin_is_started_less_and_less_often(
 def test_failures_at_a_job_are_counted_too(
   store, monkeypatch, longest, failures
 ):
-  """Failures in a row add up, unless the worker ran for long or succeeds."""
+  """Failures in a row add up until a worker runs for long or succeeds."""
   monkeypatch.setattr(worker, "_LONGEST_PAUSE", longest)
   monkeypatch.setattr(worker, "_JOBS_SECONDS", 0.01)
   monkeypatch.setattr(store, "claims", iter(range(99)).__next__)
