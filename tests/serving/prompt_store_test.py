@@ -148,11 +148,10 @@ def test_pipe_is_not_opened(service, prompts):
   os.mkfifo(service.store.folder / "pipe.npy")
   os.symlink("/dev/zero", service.store.folder / "zero.npy")
   put = ("PUT", "/v1/prompts/new", {"content": served.npy(prompts[0].array)})
-  responses = served.send_all(
-    service, [put, ("GET", "/v1/models/pipe", {}), ("GET", "/healthz", {})]
-  )
-  assert [x.status_code for x in responses] == [201, 404, 200]
-  assert responses[2].json()["status"] == "ok"
+  gets = [f"/v1/models/{name}" for name in ("pipe", "zero")] + ["/healthz"]
+  responses = served.send_all(service, [put, *(("GET", x, {}) for x in gets)])
+  assert [x.status_code for x in responses] == [201, 404, 404, 200]
+  assert responses[-1].json()["status"] == "ok"
 
 
 def test_a_look_at_many_files_reads_the_times_of_some(

@@ -224,6 +224,7 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
     served.check_error(served.complete(service), 500, "The server failed")
   assert served.complete(service).status_code == 200
   text = service.metrics.text(set()).decode()
+  assert "prompt_tuning_first_token_seconds_sum " in text
   assert "prompt_tuning_first_token_seconds_sum -" not in text
   monkeypatch.setattr(engine, "failure", RuntimeError())
   # A failed engine is not reported as starting.
