@@ -1,4 +1,4 @@
-"""Tasks of a user's files: their rows, columns, labels and held out rows."""
+"""Tests of tasks from a user's files: columns, labels and held-out rows."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ def write(path, rows, header="text,label"):
 
 
 def label(i):
-  """Spaces around a label do not count: answers have none."""
+  """Returns the label of row `i`; the spaces around it must not count."""
   return ("bad", "good", " good", "good ")[i % 4]
 
 
@@ -87,7 +87,7 @@ class FormattedTable(Table):
 def test_rows_of_other_libraries_are_read_as_pythons():
   rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
   formatted = FormattedTable([{**x, "hidden": [1]} for x in rows])
-  frame = types.SimpleNamespace(  # As Polars has it.
+  frame = types.SimpleNamespace(  # A Polars frame's interface.
     columns=["text", "label"], to_dict=dict, to_dicts=lambda: rows
   )
   for data in (formatted, frame):
@@ -116,7 +116,7 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
   found = files.pairs(str(tmp_path / "years.parquet"), ["text", "year"])
   assert found[0][0] == "text: film 0 year: "
   assert found[39][0] == f"text: film 39 year: {2**60 + 38}"
-  # As the library datasets writes and holds classes; -1 is a hidden label.
+  # The `datasets` library writes classes this way; -1 is a hidden label.
   kind = {"names": ["bad", "good"], "_type": "ClassLabel"}
   text = json.dumps({"info": {"features": {"label": kind, "text": [kind]}}})
   frame = pd.DataFrame({"text": ["a", "b", "c"], "label": [1, 0, -1]})
@@ -146,7 +146,7 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
 def test_missing_values_are_empty_cells_and_other_columns_are_not_read(
   tmp_path,
 ):
-  """As in a .csv file."""
+  """Missing inputs are empty text; a test file's targets may be missing."""
   rows = [
     {"idx": {"text": i}, "a": f"a {i}", "b": None, "label": float(i % 2)}
     for i in range(12)
@@ -206,11 +206,11 @@ def test_a_column_that_says_the_label_is_no_input_unless_it_is_named(tmp_path):
 @pytest.mark.parametrize(
   ("rows", "held_out", "inputs"),
   [
-    # A rare label does not stop it.
+    # A rare label does not prevent holding rows out.
     ([*(f"film {i},good" for i in range(30)), "x,bad"], 3, 3),
-    # An input that comes back often is not held out.
+    # An input that repeats often is not held out.
     ([f"{i if i % 3 else 'same'},{label(i)}" for i in range(90)], 6, 6),
-    # Rows of one input stay together.
+    # Rows with the same input stay together.
     ([f"film {i % 20},{label(i)}" for i in range(60)], 6, 2),
   ],
 )
@@ -239,7 +239,7 @@ def test_each_label_is_held_out_by_its_share_but_not_the_only_row_of_one(
 def test_files_for_each_split(tmp_path, caplog):
   path = reviews(tmp_path)
   dev = write(tmp_path / "dev.csv", ["x,good", "film 1,good"])
-  for column in ("", ",label"):  # Without targets, and with empty ones.
+  for column in ("", ",label"):  # No targets, then empty ones.
     empty = "," * column.count(",")
     test = [f"{text}{empty}" for text in ("film 1", "film 2", "z")]
     test = write(tmp_path / "test.csv", test, f"text{column}")
@@ -256,7 +256,7 @@ def test_files_for_each_split(tmp_path, caplog):
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1])
 def test_share_that_is_held_out_is_between_0_and_1(tmp_path, share):
-  """`mistakes.toml` has the other errors of files and columns."""
+  """`mistakes.toml` tests the other errors of files and columns."""
   with pytest.raises(ValueError, match=r"reviews\.csv: expected HELD_OUT betw"):
     read(reviews(tmp_path), held_out=share)
 
@@ -299,7 +299,7 @@ ROWS = [
 @pytest.mark.parametrize(
   ("name", "text"),
   [
-    # As spreadsheets write it: a byte order mark, CRLF, doubled quotes.
+    # A spreadsheet's output: a byte order mark, CRLF, doubled quotes.
     ("r.csv", '\ufefftext,label\r\n"a ""b"", c\nd",good\r\ne; f,bad\r\n'),
     ("r.csv", 'text;label\n"a ""b"", c\nd";good\n"e; f";bad\n'),
     ("r.csv", '\n\ntext;label\n"a ""b"", c\nd";good\n"e; f";bad'),

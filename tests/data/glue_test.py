@@ -1,4 +1,4 @@
-"""Texts and values of GLUE and SQuAD, worked out by hand from T5's rules."""
+"""Tests of GLUE and SQuAD against values derived by hand from T5's rules."""
 
 from glue_cases import CASES
 import pytest
@@ -62,7 +62,7 @@ def test_answers_that_are_no_number_are_invalid():
   ("name", "trained_on"), [("mrpc", "qqp"), ("qqp", "mrpc")]
 )
 def test_transfer_is_scored_in_the_words_of_training(name, trained_on):
-  """The other set's own words count too, as in the original code."""
+  """The evaluated task's own labels count too, as in the original code."""
   row = task_rows.ROWS[f"glue_{name}_from_{trained_on}"]
   own, learned = (task_rows.ROWS[f"glue_{x}"] for x in (name, trained_on))
   assert row.labels == learned.labels

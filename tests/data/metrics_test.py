@@ -1,4 +1,4 @@
-"""Values of the metrics, those of the references; and the averages."""
+"""Tests of metrics against reference values, and of the averages."""
 
 import json
 
@@ -141,7 +141,7 @@ def test_glue_average_counts_mnli_once_and_wnli_never():
 def test_axb_is_scored_by_matthews_correlation():
   for predictions, correlation in (
     ([0, 1, 1, 1], 100 / 3**0.5),
-    # No legal answer is the wrong one.
+    # An answer that is not a label counts as the wrong one.
     ([0, -1, 1, 1], 100 / 3**0.5),
     ([-1, -1, -1, -1], -100.0),
   ):
@@ -157,7 +157,7 @@ def test_macro_f1_is_the_mean_over_the_classes_that_are_asked_for():
   assert metrics.macro_f1(targets, predictions) == {
     "macro_f1": pytest.approx(expected)
   }
-  # No legal answer is no class of its own.
+  # Answers that are not labels do not form another class.
   assert metrics.macro_f1([0, 1], [0, -1])["macro_f1"] == pytest.approx(50)
 
 

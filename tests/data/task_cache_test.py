@@ -1,4 +1,4 @@
-"""The offline cache: seqio reads what was written, and guards its tokens."""
+"""Tests of the offline cache, which seqio reads and a vocabulary guards."""
 
 from concurrent import futures
 import dataclasses
@@ -37,7 +37,7 @@ def byte_model():
 
 @pytest.fixture
 def cache_dir(tmp_path, monkeypatch):
-  """A folder in which seqio looks for caches."""
+  """A folder that seqio searches for caches."""
   monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
   seqio.add_global_cache_dirs([str(tmp_path)])
   return tmp_path
@@ -58,7 +58,7 @@ def test_seqio_reads_the_same_examples(cache_dir, task):
   for split in ("train", "validation"):
     cached, made = (_read(task, split, use) for use in (True, False))
     assert sorted(cached) == sorted(made)
-  # Evaluation keeps its order, training is shuffled.
+  # Evaluation keeps its order; training is shuffled.
   assert _read(task, "validation", True) == _read(task, "validation", False)
   assert _read(task, "train", True) != _read(task, "train", False)
   assert task.get_cached_stats("train")["examples"] == 100
@@ -127,7 +127,7 @@ def test_cache_of_another_vocabulary_is_refused(byte_model, cache_dir, task):
   vocabulary.of_model(byte_model.input_vocabulary)
   with pytest.raises(ValueError, match="tokens of another vocabulary"):
     verify()
-  # It is not continued either.
+  # Writing does not extend that cache either.
   for splits in (["train"], ["validation"]):
     with pytest.raises(
       ValueError, match=r"info\.train\.json was tokenized with a vocab"

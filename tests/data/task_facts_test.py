@@ -1,4 +1,4 @@
-"""Facts about tasks: labels, words and lengths; and a description."""
+"""Tests of task facts (labels, words, lengths) and of task descriptions."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def _source(splits):
 
 @seqio.map_over_dataset
 def _same(example):
-  if tf.strings.length(example["inputs"]) == 0:  # It needs AutoGraph.
+  if tf.strings.length(example["inputs"]) == 0:  # `if` needs AutoGraph.
     example["inputs"] = ""
   return example
 
@@ -44,7 +44,7 @@ for _name, _row in (
   ("facts_free", task_rows.BY_NAME["record"]),
   ("facts_test", task_rows.BY_NAME["axb"]),
 ):
-  # Over examples that are text already.
+  # The examples are text already.
   _row = dataclasses.replace(_row, preprocess=_same)
   task_rows.add_task(_name, _row, _source(_row.splits))
 task_rows.add_mixture("facts", {"facts_cb": 1, "facts_free": 1})
@@ -77,7 +77,7 @@ def test_labels_behind_a_sentinel_are_whole_targets():
   examples = task.get_dataset(None, "validation", shuffle=False, num_epochs=1)
   targets = {x["targets_pretokenized"].numpy().decode() for x in examples}
   assert targets == set(labels)
-  # As ranking writes them.
+  # Ranking writes labels as the vocabulary decodes them.
   ladder = ladder_vocabulary.ladder()
   for i, label in enumerate(labels):
     text = ladder.decode(ladder.encode(label))
@@ -108,14 +108,14 @@ def test_what_is_not_known_is_an_error(function, task, message):
 @pytest.mark.parametrize(
   ("task", "options", "lengths"),
   [
-    # "contradiction", and the end of sequence.
+    # "contradiction" and the end-of-sequence token.
     ("facts_cb", {}, {"inputs": 31, "targets": 14}),
     ("facts_cb", {"longest": 20}, {"inputs": 20, "targets": 14}),
     ("facts_cb_prefixed", {}, {"inputs": 34, "targets": 14}),
     ("facts_cb", {"splits": ("train", "test")}, {"inputs": 61, "targets": 14}),
-    # The same behind a sentinel.
+    # The same target behind a sentinel.
     ("facts_cb_sentinel", {"longest": None}, {"inputs": 31, "targets": 27}),
-    # Of free text, the examples count.
+    # The lengths of free text come from the examples.
     ("facts_free", {}, {"inputs": 31, "targets": 9}),
     ("facts", {}, {"inputs": 31, "targets": 14}),
   ],
@@ -155,7 +155,7 @@ def test_counts_majority_and_lengths_of_a_classification_task():
     "            50.0%  True",
   ]
   lengths = next(line for line in lines if line.startswith("  targets  "))
-  # "False" and the end of sequence, in bytes.
+  # "False" and the end-of-sequence token, in bytes.
   assert [int(x) for x in lengths.split()[1:]] == [6, 6, 6, 6]
 
 
@@ -178,7 +178,7 @@ def test_examples_are_shown_as_pieces_over_ids():
 
 
 def _pairs(change=lambda dataset: dataset):
-  """A task of one pair, whose examples are changed."""
+  """Makes a task of one pair whose examples `change` transforms."""
   task = text_pairs.make({"validation": [("text", "neutral")]}, BYTES).task
   return task.replace(preprocessors=[*task.preprocessors, change])
 

@@ -1,4 +1,4 @@
-"""Texts before and after the model, as T5's own program has them; and tasks."""
+"""Tests of SuperGLUE's tasks and of their texts, which equal T5's own."""
 
 import json
 
@@ -19,14 +19,14 @@ TASKS = {
 
 
 def source(row):
-  """The labelled examples; WSC's train split has the unlabelled one too."""
+  """Returns a source of a row's examples; validation has only labelled ones."""
   raws = [example["raw"] for example in TASKS[row.name]["examples"]]
   labelled = [x for x in raws if x.get("label", 0) >= 0 and x.get("answers", 1)]
   splits = {"train": raws, "validation": labelled}
   return ExampleSource(splits.get, {x: len(y) for x, y in splits.items()})
 
 
-# `reference_boolq` ...
+# Tasks such as `reference_boolq`.
 for _row in task_rows.SUPER_GLUE:
   task_rows.add_task(f"reference_{_row.name}", _row, source(_row))
 
@@ -70,7 +70,7 @@ def test_features_are_the_pieces_and_the_end(form):
   assert example["inputs"].numpy().tolist() == [*byte_ids, 1]
   assert example["inputs_pretokenized"].numpy().decode() == text
   assert vocabulary.MODEL_VOCABULARY.decode(example["targets"]) == "neutral"
-  # An input that is cut still ends.
+  # A truncated input still has the end-of-sequence token.
   lengths = {"inputs": 10, "targets": 8}
   cut = next(iter(task.get_dataset(lengths, "validation", shuffle=False)))
   assert cut["inputs"].numpy().tolist() == [*byte_ids[:9], 1]
@@ -91,7 +91,7 @@ def test_sentinel_stands_before_the_target_only(row):
     right = example["targets_pretokenized"].decode()
     text = changed["targets_pretokenized"].decode()
     assert text == f"<extra_id_0> {right}"
-    # What the model writes: right, or for WSC right in more words, or nothing.
+    # The model's answer: right, with an extra word (right for WSC), or empty.
     for answer in (right, f"old {right}", ""):
       expected = plain.postprocess_fn(answer, example=example, is_target=False)
       for said in (f"<extra_id_0> {answer}", f"<extra_id_0>{answer}", answer):
@@ -166,7 +166,7 @@ def test_texts_equal_the_reference(name):
   ],
 )
 def test_wsc_marks_the_pronoun(text, pronoun, index, expected):
-  """Also before punctuation and one word later, but nowhere else."""
+  """The pronoun may touch punctuation or be one word late, but no further."""
   raw = {"span1_text": "Tom", "span1_index": 0, "idx": 0, "label": 1}
   raw |= {"text": text, "span2_text": pronoun, "span2_index": index}
   dataset = preprocessors.wsc(dataset_of(raw))

@@ -1,4 +1,4 @@
-"""Targets, of labels and of free text; and tasks of a program's own pairs."""
+"""Tests of targets (labels and free text) and of tasks made from pairs."""
 
 import logging
 
@@ -27,7 +27,7 @@ def test_labels_are_few_and_repeated(found, labels):
 
 
 def test_a_right_answer_equals_its_label(ladder):
-  """Whatever the spaces, and however the vocabulary writes it."""
+  """Neither spaces nor the vocabulary's spelling make an answer wrong."""
   made = text_pairs.make_targets(["yes:no ", "rice."], [], ladder)
   assert made.labels == ("yes : no", "rice .")
   assert made.metric_fns == [
@@ -53,7 +53,7 @@ def test_free_text_is_written_as_a_right_answer(ladder, caplog):
 
 
 def test_few_short_targets_are_said_to_be_free_text(ladder, caplog):
-  """In files, tables and pairs alike."""
+  """A warning names the few different targets unless `labels` is given."""
   for labels, is_said in ((None, True), (["True"], False), ([], False)):
     caplog.clear()
     made = text_pairs.make_targets(labels, ["True", "False"], ladder)
@@ -67,7 +67,7 @@ def test_few_short_targets_are_said_to_be_free_text(ladder, caplog):
     ([0, 1], [], "labels to be texts, got 0"),
     (["yes", "no", " "], [], "labels to be texts, got ' '"),
     (["True", "{No}"], [], r"vocabulary knows, got '\{No\}'"),
-    # Of these two the vocabulary makes the same tokens.
+    # The vocabulary turns both into the same tokens.
     (["yes:no", "yes : no"], [], "labels, 'yes:no' and 'yes : no', as"),
     ([], ["{}"] * 9, "9 of 9 targets have characters"),
   ],
@@ -107,6 +107,6 @@ def test_pairs_may_be_any_iterable(ladder):
 
 
 def test_splits_of_a_library_are_not_pairs(ladder):
-  """`datasets.load_dataset` returns all of them by default."""
+  """A dict of splits is refused; `datasets.load_dataset` returns one."""
   with pytest.raises(ValueError, match=r"one split of a DatasetDict.*'train'"):
     text_pairs.make({"train": {"train": PAIRS}}, ladder)  # pyright: ignore[reportArgumentType]

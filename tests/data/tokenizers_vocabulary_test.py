@@ -1,4 +1,4 @@
-"""Vocabularies of `tokenizers`, with start tokens and a first piece in use."""
+"""Tests of `tokenizers` vocabularies whose id 0 is a piece, not padding."""
 
 import json
 import types
@@ -19,7 +19,7 @@ from t5x.formats import int8, stored_arrays
 
 tokenizers = pytest.importorskip("tokenizers")
 
-# As Llama 3 has them: id 0 is "!", and special tokens come last.
+# Llama 3's layout: id 0 is "!", and special tokens come last.
 WORDS = ["!", "a", "b", "Ġb"]
 
 
@@ -37,7 +37,7 @@ def path(tmp_path):
   tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
     single="<start> $A", special_tokens=[("<start>", len(WORDS))]
   )
-  # As a training of Hugging Face's left them.
+  # Hugging Face training leaves these settings in the file.
   tokenizer.enable_truncation(2)
   tokenizer.enable_padding(length=9, pad_id=6, pad_token="<reserved>")
   tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -58,7 +58,7 @@ def test_first_piece_changes_places_and_inputs_have_a_start(path):
 
 
 def test_end_token_of_id_0_is_not_padding(tmp_path):
-  """As in SmolLM's base models."""
+  """An end token of id 0 gets another id; SmolLM's base models have one."""
   folder = tmp_path / "model"
   tiny_decoder.save(folder, eos_token_id=0)
   plain = hugging_face.open_folder(folder)
@@ -76,7 +76,7 @@ def test_end_token_of_id_0_is_not_padding(tmp_path):
   ("end", "padding"), [("<|im_end|>", 4), ("<|x|>", 383)]
 )
 def test_no_token_of_a_text_becomes_padding(tmp_path, end, padding):
-  """As in Qwen 2: the special tokens are an end, and those of its template."""
+  """Padding replaces neither a template's piece nor the end (as in Qwen 2)."""
   tokenizer = _tokenizer("<|x|>", "<|im_start|>", "<|im_end|>")
   eos_id = tokenizer.token_to_id(end)
   folder = tmp_path / "model"
@@ -100,7 +100,7 @@ def test_no_token_of_a_text_becomes_padding(tmp_path, end, padding):
 
 
 def test_pieces_without_an_embedding_are_left_out(tmp_path):
-  """Gemma 3 1B has none for its piece of images."""
+  """Gemma 3 1B has no embedding for its image piece."""
   folder = tmp_path / "model"
   tiny_decoder.save(folder)
   tiny_decoder.save_tokenizer(folder)
@@ -122,7 +122,7 @@ def test_embeddings_change_places_with_their_pieces(path, tmp_path):
   )
   np.testing.assert_array_equal(exchanged[[0, 6]], table[[6, 0]])
   np.testing.assert_array_equal(exchanged[7:], table[7:])
-  # They have their places again in a folder that we write.
+  # A folder that we write has the original order again.
   model = checkpoint_conversion.open_model(str(folder))
   checkpoint_conversion.convert(model, "hf", str(tmp_path / "out"))
   for name in ("model.safetensors", "tokenizer.json"):
@@ -158,7 +158,7 @@ def test_a_chat_template_wraps_inputs_and_not_targets(tmp_path):
   assert len({str(x) for x in map(vocabulary.sha256, (chat, plain))}) == 2
   assert chat != plain
   assert chat.of_inputs != chat
-  # Pairs are measured as they are tokenised.
+  # The lengths of pairs include the template.
   task = text_pairs.make({"train": [("abc", "x")] * 4}, chat)
   assert task.lengths["train"] == {"inputs": 6, "targets": 2}
   messages = [{"role": "user", "content": x} for x in "ab"]

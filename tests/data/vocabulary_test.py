@@ -17,7 +17,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture
 def unbound(monkeypatch):
-  """The vocabulary of the tasks, as before any model is chosen."""
+  """The tasks' vocabulary before any model is chosen."""
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
   return vocabulary.MODEL_VOCABULARY
 
@@ -33,7 +33,7 @@ def test_is_the_vocabulary_of_the_model(unbound, model_file):
   assert (unbound.vocab_size, unbound.extra_ids) == (24, 5)
   assert (unbound.pad_id, unbound.eos_id, unbound.unk_id) == (0, 1, 2)
   assert isinstance(unbound, seqio.Vocabulary)
-  # Each on either side of the operator: different classes answer.
+  # Both orders: the class of the left operand answers.
   assert unbound == of_model
   assert of_model == unbound
   for other in (
@@ -70,7 +70,7 @@ def test_file_with_sentinels_of_its_own_is_told_of(
     vocabulary.of_model(again)
   plain = seqio.SentencePieceVocabulary(str(path), extra_ids=0)
   assert vocabulary.of_model(plain).vocab_size == 24
-  # By default, a file gets T5's if it has none.
+  # By default, a file without sentinels gets T5's.
   assert vocabulary.of_file(str(path)).vocab_size == 24
   assert vocabulary.of_file(model_file).vocab_size == 119
 

@@ -1,4 +1,4 @@
-"""Records are found by their configuration; drifted ones are listed."""
+"""Tests of finding records by configuration and of listing drifted ones."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ NAMES = ["x/cb-seed0", "x/cb-seed1"]
 
 
 def record(cell, **settings):
-  """Returns the record of a cell's run, with some settings of its own."""
-  cell.point.setdefault("method", "model")  # A record that is made up needs it.
+  """Returns the record of a cell's run, with `settings` replaced."""
+  cell.point.setdefault("method", "model")  # A made-up record needs it.
   settings = Archive().configuration(cell).settings | settings
   configuration = identity.RunConfiguration("train", settings).to_json()
-  # A program called the trainer: its command identifies no run.
+  # A Python program called the trainer, so the command identifies no run.
   return made_up.record(cell, configuration=configuration, command=[])
 
 
@@ -92,7 +92,7 @@ def test_another_rate_lists_the_records(root, file, old, new):
   difference = "RATE (t5x.schedule.rate): 0.3 -> 0.1"
   assert drifted(root) == {difference: NAMES}
   assert f"* {difference} (2 records)" in (pages.drift_note(now) or "")
-  # They are shown, and made again by the launcher.
+  # The tables show the old records, but the launcher runs the cells again.
   assert all(run.record for run in now.runs)
   assert not any(now.archive.record(run.cell) for run in now.runs)
 
@@ -110,16 +110,16 @@ def test_other_weights_of_the_base_list_the_records(root):
   first = train_base(1.0)
   file(root, base=base | {"fingerprint": first})
   assert drifted(root) == {}
-  for step in (7, 9):  # The newest of the folder is what a run takes.
+  for step in (7, 9):  # A run takes the newest checkpoint.
     second = train_base(step, step)
     difference = f"weights of tiny: {first[:8]} -> {second[:8]}"
     assert drifted(root) == {difference: NAMES}
-  shutil.rmtree(root / "base")  # Not all are in the repository.
+  shutil.rmtree(root / "base")  # The repository does not have every base.
   assert drifted(root) == {}
 
 
 def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
-  """It would have the same numbers, but `t5x.train` does not go on with it."""
+  """`t5x.train` would not resume such a run, despite the same numbers."""
   (cell, _) = cells(root)
   place = running.Workspace(root, root / "results")
   shutil.rmtree(place.results / "x")
@@ -160,7 +160,7 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(
     assert [x for some in found.values() for x in some] == names
   [text] = found
   assert f"prompt {prompt}: before 2026-01-01 12:00:00" in text
-  # Launched again once its record is deleted, it does not come back.
+  # A run that started before its prompt was made is not resumed either.
   place = running.Workspace(root, root / "results")
   cell, other = cells(root)
   for x in (cell, other):
@@ -173,7 +173,7 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(
 
 
 def test_records_of_two_sheets_of_one_name_are_told_apart(root):
-  """One sheet lies in a folder of its own."""
+  """The sheets `x` and `full/x` have separate records."""
   for folder in ("configs", "results"):
     (root / folder / "full").mkdir()
   shutil.copy(root / "configs" / "x.toml", root / "configs" / "full")

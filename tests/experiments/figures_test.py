@@ -1,4 +1,4 @@
-"""Figures: where things lie, and in which colour."""
+"""Tests of the positions and colours of marks in figures."""
 
 import made_up
 
@@ -8,7 +8,7 @@ OURS = made_up.SHEET.partition("[paper]")[0]
 
 
 def test_x_of_a_column_of_numbers_is_the_number(tmp_path):
-  """On a plain axis, as they are not far apart."""
+  """Numbers that are not far apart get a linear axis."""
   text = made_up.edited(
     ('size = ["s", "l"]', "length = [20, 5]"),
     ('columns = "size"', 'columns = "length"\nx_label = "Length"'),
@@ -24,7 +24,7 @@ def test_x_of_a_column_of_numbers_is_the_number(tmp_path):
 
 
 def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
-  """The model is marked where it lies below what trains."""
+  """A frozen model's score that is below the axis is written out."""
   text = made_up.edited(
     *(made_up.ONE_SIZE, made_up.BY_TASK),
     ('"lines"', '"dots"\nx_label = "Task"'),
@@ -53,7 +53,7 @@ def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
 
 
 def test_dots_of_evaluations_alone_are_all_shown(tmp_path):
-  """No run trains; the most frequent answer is far below."""
+  """Without training runs, the axis also covers the most frequent answer."""
   text = made_up.edited(
     *(made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"dots"')),
     ("[values.task.wic]", "[values.task.wic]\nmajority = 35.0"),
@@ -94,7 +94,7 @@ def test_axis_of_lines_begins_at_zero_where_scores_are_low(tmp_path):
 
 
 def test_methods_and_their_variants_are_told_apart():
-  """Unknown ones too. Variants are shades, from light to dark."""
+  """Unknown methods get colours too; variants get shades, light to dark."""
   names = ["lora", "mine", "yours", "prompt_tuning", "prompt_tuning_100"]
   alone = figure_styles.styles({"prompt_tuning": "prompt_tuning"})
   among = figure_styles.styles({x: x for x in names})

@@ -1,4 +1,4 @@
-"""What prompts say, of prompts that are made of known embeddings."""
+"""Tests of the words near prompts, with prompts made of known embeddings."""
 
 from documented import ROOT
 import made_up
@@ -33,11 +33,11 @@ def embeddings():
 
 
 def _results(tmp_path, prompts):
-  """Results of a sheet, of whose cells those named here have a prompt."""
+  """Returns the results of a sheet; only the cells in `prompts` have records."""
   sheet = made_up.sheet(tmp_path, SHEET)
   cells = [cell for cell in sheet.cells() if cell.name in prompts]
   for cell in cells:
-    # What a record that is made up is told by.
+    # A made-up record needs it.
     cell.point.setdefault("method", "prompt")
   archive = made_up.file(
     tmp_path,
@@ -56,7 +56,7 @@ def test_labels_are_counted_where_they_stand(tmp_path, embeddings):
   unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
   second = [np.argsort(-unit @ unit[x])[1] for x in (no, yes, name)]
   assert not {no, yes} & {second[2]}
-  # In their places, and for the other prompt in each other's.
+  # One prompt keeps the labels' places; the other has one in a wrong place.
   kept = embeddings[[no, yes, name, name]] * 2
   moved = embeddings[[yes, name, name, name]]
   results = _results(

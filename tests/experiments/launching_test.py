@@ -1,4 +1,4 @@
-"""The launcher, on a program that does nothing but leave a record."""
+"""Tests of the launcher, with a program that only leaves a record."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ def _ends(outcomes):
 
 
 def test_launch_runs_what_has_no_record(place):
-  """A record of another sheet counts, and one of a run that stopped early."""
+  """Records of another sheet and of a run that stopped early count."""
   cells = counting.cells(place)
   counting.edit_program(place.root, 'status="finished"', 'status="stopped"')
   assert running.run_cell(cells[1], place).status == "stopped"
@@ -82,7 +82,7 @@ def test_jobs_share_the_cores(monkeypatch):
     [()],
     [[2, 3], [5, 7]],
     [[2], [3], [5]],
-    [()] * 5,  # More than cores: the system shares them out.
+    [()] * 5,  # More jobs than cores: the system shares them.
   ]
 
 
@@ -112,7 +112,7 @@ def test_what_goes_wrong_with_cells_does_not_stop_the_others(
     ends = _ends(launching.launch(cells, place))
   assert ends["cb-seed0"] == "OSError: disk full"
   assert ends["cb-seed2"] == "finished"
-  # Without the folder of this machine.
+  # The error does not name this machine's folder.
   assert counting.filed(place)["cb-seed1"]["error"] == "x: the loss is nan"
   assert _ends(launching.launch(cells, place)) == {"cb-seed0": "finished"}
   assert _launch(place) == 1
@@ -121,7 +121,7 @@ def test_what_goes_wrong_with_cells_does_not_stop_the_others(
 
 
 def test_killed_twice_it_ends_with_the_same_records(tmp_path):
-  """The first time alone, then with the run."""
+  """The first signal kills only the launcher, the second also its run."""
   place = counting.place(tmp_path, sleep=0.15)
   cells = counting.cells(place)
   folders = [place.folder(cell) for cell in cells]
@@ -137,7 +137,7 @@ def test_killed_twice_it_ends_with_the_same_records(tmp_path):
   for seed, record in enumerate(counting.filed(place).values()):
     best = {"step": 4, "metrics": {"cb": {"accuracy": 50.0 + seed}}}
     assert (record["status"], record["best"]) == ("finished", best)
-  # No run was in two processes, and none that was not killed started over.
+  # No run was in two processes, and only the killed one started again.
   first, second, third = (
     [int(x) for x in (folder / "starts").read_text().split()]
     for folder in folders
@@ -198,7 +198,7 @@ def test_cells_that_need_the_others_run_after_them(tmp_path):
 
 
 def test_one_run_in_other_words_is_run_once(place):
-  """It leaves no record that says what it was told, so both would run."""
+  """Cells of two sheets whose settings are the same run only once."""
   counting.edit(place, "gin_files = []", 'gin_files = ["a.gin"]')
   (place.root / "a.gin").write_text(
     "import __main__ as train_script\n"

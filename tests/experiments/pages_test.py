@@ -1,4 +1,4 @@
-"""Pages and figures, from records that are made up here."""
+"""Tests of pages and figures, from made-up and committed records."""
 
 import io
 
@@ -46,17 +46,17 @@ def archive():
 @pytest.mark.parametrize(
   "name",
   [
-    "domain_ladder",  # Mixtures, whose tasks' usual answers are not known.
+    "domain_ladder",  # Mixtures; the usual answers of their tasks are unknown.
     "ensemble",
     "interference",  # Gaps; runs on a mixture, by task.
     "ladder",  # A run is a row.
     "scale",  # Beside full/scale, with the paper's numbers.
-    "steps",  # Runs after some of their steps; a panel for each task.
-    "t5_small",  # Dots; tasks as columns; what trains, guesses, means.
+    "steps",  # Scores after fewer steps; a panel for each task.
+    "t5_small",  # Dots; tasks as columns; parameters, guesses, means.
   ],
 )
 def test_committed_records_make_the_committed_files(archive, name):
-  """To the byte: tables in three formats, the page and its figure."""
+  """The page, its figure and the tables in three formats are unchanged."""
   sheet = sheets.load(name, ROOT / "configs")
   beside = sheet.beside and sheets.load(sheet.beside, ROOT / "configs")
   beside = Results(beside, archive) if beside else None
@@ -67,7 +67,7 @@ def test_committed_records_make_the_committed_files(archive, name):
 
 
 def test_what_the_choice_of_the_best_evaluation_adds(tmp_path, sheet):
-  """It is not said where there is nothing to choose."""
+  """The table of runs' ends is left out if runs have one evaluation."""
   best, last = (
     {"step": step, "score": x, "metrics": {"cb": {"accuracy": x}}}
     for step, x in ((1, 90.0), (2, 40.0))
@@ -118,7 +118,7 @@ def test_differences_are_found(tmp_path):
   (tmp_path / "x.md").unlink()
   (tmp_path / "x.csv").write_text("other")
   pixels = image.imread(io.BytesIO(files["x.png"]))
-  # The same picture, compressed in another way, and one that is darker.
+  # The same picture, compressed in another way.
   image.imsave(tmp_path / "x.png", pixels)
   assert (tmp_path / "x.png").read_bytes() != files["x.png"]
   wrong, _ = generated_files.differences(files, tmp_path)
@@ -131,7 +131,7 @@ def test_differences_are_found(tmp_path):
 
 
 def test_runs_are_told_apart(tmp_path):
-  """By their commit, and from others that lie beside them."""
+  """The page counts runs by commit and lists a record that fits no cell."""
   sheet = made_up.sheet(
     tmp_path,
     made_up.edited(

@@ -1,4 +1,4 @@
-"""Counts of parameters, to the digit, and claims about them."""
+"""Tests of exact parameter counts and of claims about them."""
 
 import csv
 
@@ -35,7 +35,7 @@ FROZEN_AND_WIDTHS = {
   "xl": (2_849_757_184, 2048),
   "xxl": (11_135_332_352, 4096),
 }
-# Of Base to XXL, by formulas that were worked out apart from this code.
+# Counts for Base to XXL, by formulas derived independently of this code.
 METHODS = {
   "ia3": (104_448, 282_624, 540_672, 1_081_344),
   "lora": (884_736, 2_359_296, 4_718_592, 9_437_184),
@@ -72,7 +72,7 @@ NUMBERS, _ = claims.collect(SHEET, COUNTED, SHEETS)
 
 
 def test_committed_counts_are_the_papers_and_the_formulas():
-  """`tabulate --check` compares them with the models."""
+  """`tabulate --check` compares the committed counts with the models."""
   sizes = {x: (n.frozen, n.width) for x, n in COUNTED.items()}
   assert sizes == FROZEN_AND_WIDTHS
   for method, counts in METHODS.items():
@@ -81,9 +81,9 @@ def test_committed_counts_are_the_papers_and_the_formulas():
 
 
 def test_counts_make_the_committed_files(monkeypatch):
-  """Tables, the figure, and the verdicts on claims; with the other pages."""
+  """The counts make the tables, the figure and the verdicts on claims."""
   monkeypatch.setattr(parameters, "count", lambda _, size: COUNTED[size])
-  # They ask for the configurations of all sheets' cells, which takes long.
+  # These pages read the configuration of every cell, which takes long.
   for name in ("drift_page", "hours_page"):
     monkeypatch.setattr(pages, name, lambda _: "")
   files, empty = generated_files.make(ROOT, ["parameters", "claims"])
@@ -99,7 +99,7 @@ def test_counts_make_the_committed_files(monkeypatch):
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_method_alone_trains_is_what_is_counted(every):
-  """The rest is frozen. The optimizer chooses what trains, not the pattern."""
+  """The optimizer trains the counted parameters and freezes the others."""
   counts = parameters.count(TINY, "tiny")
   assert counts.width == 16
   for name, method in list(SHEET.methods().items())[::every]:
@@ -219,7 +219,7 @@ def test_verdict(held, expected):
 
 
 def test_committed_verdicts():
-  """Those of a check by hand, of the same claims."""
+  """The committed verdicts equal those of a check of the claims by hand."""
   lines = (ROOT / "results/claims.md").read_text().splitlines()
   rows = [line.strip("| ").split(" | ") for line in lines if line[:2] == "| "]
   assert [verdict for *_, verdict in rows[2:]] == [

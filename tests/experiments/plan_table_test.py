@@ -1,4 +1,4 @@
-"""The table of plans: its cells, its page, and its command's errors."""
+"""Tests of the plan table: its cells, its page and its command's errors."""
 
 import itertools
 import shutil

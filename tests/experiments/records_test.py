@@ -1,4 +1,4 @@
-"""Records: their checks and scores."""
+"""Tests of records: validation and scores."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from t5x.runs import record_schema
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
-  """Makes the fields of a record."""
+  """A function that makes the fields of a record."""
   sheet = made_up.sheet(tmp_path_factory.mktemp("sheet"))
   return functools.partial(made_up.record, sheet.cells()[0])
 
@@ -22,7 +22,7 @@ def _parse(fields):
 
 
 def test_score_is_the_mean_of_metrics(fields):
-  """Without the share of invalid answers, and a mixture's own average.
+  """The share of invalid answers and a mixture's own average do not count.
 
   A task with no other metric has no score.
   """
@@ -50,7 +50,7 @@ def test_wrong_record_is_refused(fields, overrides, message):
 
 
 def test_which_runs_count(fields):
-  """Those that an action stopped early do, too."""
+  """Runs that finished or that an action stopped early count."""
   every = [
     _parse(fields(status=status, error="no"))
     for status in ("finished", "stopped", "failed", "interrupted", "running")

@@ -1,4 +1,4 @@
-"""Results and their tables, from records that are made up here."""
+"""Tests of results and their tables, from made-up records."""
 
 import math
 import shutil
@@ -21,7 +21,7 @@ ONE_ROW = (
   'rows = ["method"]\ncolumns = "size"',
   'rows = []\ncolumns = "method"',
 )
-# A second grid has one task alone, with more seeds and another method.
+# A second grid has only one task, with more seeds and another method.
 ONE_TASK = (
   ('method = ["prompt", "model"]', 'method = ["prompt"]'),
   (
@@ -65,22 +65,22 @@ def _some_are_there(point):
       """Prompt_tuning | 51.7 ± 5.8 (3) | 63.3 ± 14.4 (3)
       model | 55.0 ± 0.0 (3) | 55.0 ± 0.0 (3)""",
     ),
-    # A seed counts once all of its tasks are there.
+    # A seed counts once all of its tasks have records.
     (
       [],
       _some_are_there,
       "Prompt_tuning | 55.0 ± 0.0 (2) | 55.0 (1)\nmodel | - | -",
     ),
-    # Records that know no memory.
+    # The records have no memory figure.
     (
       [COSTS],
       _some_are_there,
       """Prompt_tuning | 10 | 1% | 250.0 | - | 55.0 ± 0.0 (2) | 55.0 (1)
       model | - | - | - | - | - | -""",
     ),
-    # As of a sweep of seeds alone, which has no axis for rows.
+    # A sweep of seeds alone has no axis for rows.
     ([ONE_SIZE, ONE_ROW], None, " | 51.7 ± 5.8 (3) | 55.0 ± 0.0 (3)"),
-    # A mean over the columns, with no axis but those of the table and seeds.
+    # A mean over the columns; the table and the seeds use all axes.
     (
       [BY_TASK, NO_FIGURE, *NO_SIZE, MEAN],
       lambda x: x["method"] == "prompt",
@@ -93,14 +93,14 @@ def _some_are_there(point):
       """Prompt_tuning | 40.0 (1) | 50.0 (1) | 45.0 (1)
       model | 50.0 (1) | 60.0 (1) | 55.0 (1)""",
     ),
-    # A task that a row or a seed does not run leaves no mean.
+    # A row or a seed without one of the tasks has no mean.
     (
       [ONE_SIZE, BY_TASK, NO_FIGURE, MEAN, *ONE_TASK],
       None,
       """Prompt_tuning | 48.0 ± 4.5 (5) | 56.7 ± 5.8 (3) | 51.7 ± 5.8 (3)
       model | 50.0 ± 0.0 (2) | - | -""",
     ),
-    # The gap of rows over two axes is of rows alike but for one.
+    # With two row axes, a gap compares rows that differ in one of them.
     (
       [
         *(BY_TASK, NO_FIGURE, GAPS),
@@ -172,7 +172,7 @@ def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
   record = results.runs[0].record
   assert record.after(30).score == 60.0  # The best until then.
   assert record.after(40) is None
-  # A run may compare by a loss.
+  # A run may choose its best evaluation by a loss.
   lowest = record.model_copy(update={"best": record.evals[0]})
   assert lowest.after(30).score == 40.0
   after = ('columns = "size"', 'columns = "steps"\nafter = [40]')
@@ -197,7 +197,7 @@ def test_own_record_counts_before_that_of_another_sheet(tmp_path):
   [
     ({1: 60.0}, (10.0, math.nan, 1)),
     ({1: 60.0, 2: 70.0}, (15.0, math.hypot(200**0.5, 50**0.5), 2)),
-    ({"": 50.0}, (30.0, math.nan, 1)),  # One without a seed is below all.
+    ({"": 50.0}, (30.0, math.nan, 1)),  # No seed: paired with all.
     ({3: math.nan}, None),
   ],
 )
@@ -236,7 +236,7 @@ SEED = 0
   prompts = [x for name, x in cells.items() if "seed" in name]
   results = made_up.results(tmp_path, sheet, prompts)
   assert tables.table(results).rows == [
-    # Average and best are of all prompts, or of none.
+    # The average and the best need all prompts.
     ["cb", "56.7", "70.0", "-"],  # 50, 70, 50
     ["wic", "-", "-", "-"],
   ]

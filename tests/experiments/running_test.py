@@ -1,4 +1,4 @@
-"""A cell's run: how it ends, and what is filed of that."""
+"""Tests of a cell's run: its end and its stored record."""
 
 from concurrent import futures
 import dataclasses
@@ -39,7 +39,7 @@ def test_run_of_other_settings_and_unreadable_record_are_set_aside(place):
 
 
 def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(place):
-  """Without the folder of this machine, as records are."""
+  """The filed prompt, like a record, does not name this machine's folder."""
   array, base = np.ones((2, 3), np.float32), f"{place.root}/checkpoints/base"
   header = prompt_files.PromptMetadata("ab", "cd", base_model=base)
   for seed, keeps in enumerate(("", "keeps_prompt = true\n")):
@@ -67,7 +67,7 @@ def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(place):
 def test_run_that_does_not_say_how_it_ended_has_failed(
   tmp_path, fail, error, seconds
 ):
-  """What the run itself had written before is kept, if it can be read."""
+  """A record that the run itself wrote is kept, if it can be read."""
   place = counting.place(tmp_path, fail=fail)
   cell = counting.cells(place)[1]
   place.folder(cell).mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_run_that_does_not_say_how_it_ended_has_failed(
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
 def test_attempt_that_wrote_no_record_fails_with_what_was_known(place, status):
-  """What the attempt before knew, its seeds among it, is kept."""
+  """The record keeps the evaluations and the time of the previous attempt."""
   cell = counting.cells(place)[1]
   assert running.run_cell(cell, place).score == 51.0
   left = place.folder(cell) / "record.json"
@@ -105,7 +105,7 @@ def test_second_launcher_leaves_what_the_first_has_filed(tmp_path):
   for _ in range(2):
     assert running.run_cell(cell, place).status == "failed"
   assert len(_starts(place, cell)) == 1
-  # Unless it was there before, and is to be tried again.
+  # The cell runs again if the launcher means to replace that record.
   running.run_cell(cell, place, place.archive().record(cell))
   assert len(_starts(place, cell)) == 2
 
@@ -128,7 +128,7 @@ def test_failure_does_not_take_the_place_of_results(place):
   filed = counting.filed(place)
   assert "the loss is nan" in filed.pop("cb-seed1.failed")["error"]
   assert filed == good
-  # It is tried again when it is asked for, and goes once there are results.
+  # The failed run is tried again on request; results replace its record.
   archive = place.archive()
   assert launching.open_cells([cell], archive) == []
   assert launching.open_cells([cell], archive, retry_failed=True) == [cell]
@@ -192,5 +192,5 @@ def test_process_that_begins_while_others_are_stopped_is_stopped(monkeypatch):
 
   monkeypatch.setattr(subprocess, "Popen", start)
   command = [sys.executable, "-c", "import time; time.sleep(60)"]
-  for _ in range(2):  # The second does not begin.
+  for _ in range(2):  # The second one does not start.
     assert processes.run(command) == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Sheets: what they expand to, and what is refused."""
+"""Tests of sheets: their cells, commands and errors."""
 
 import re
 
@@ -10,7 +10,7 @@ from started import TESTS
 from prompt_tuning.experiments import launching, sheets
 from t5x.runs import preflight
 
-# A sheet and what it extends.
+# A sheet and the file that it extends.
 SHEET, SHARED = (
   (TESTS / "testdata" / "sheets" / name).read_text()
   for name in ("x.toml", "parts/shared.toml")
@@ -25,7 +25,7 @@ def _load(tmp_path, sheet=SHEET, shared=SHARED):
 
 
 def test_cells_are_the_union_of_the_grids(tmp_path):
-  """One seed of everything runs before the next."""
+  """The launcher runs all cells of one seed before those of the next."""
   sheet = _load(tmp_path, SHEET.replace("seed = [1, 2]", "seed = [2, 1]"))
   assert [cell.name for cell in sheet.cells()] == [
     *("prompt-cb-seed0", "prompt-cb-seed1", "model-cb-seed0"),
@@ -46,7 +46,7 @@ def test_command_of_a_cell(tmp_path):
     *("--gin.LR=0.3", '--gin.WORDS=["yes", "no"]', "--gin.TAP=@tap()"),
     '--gin.MODEL_DIR="runs/x/prompt-cb-seed1"',
   )
-  # The sheet wins over what it extends.
+  # The sheet overrides the file that it extends.
   cells = _load(tmp_path, SHEET + "[values.task.cb.facts]\nwords = []").cells()
   assert "--gin.WORDS=[]" in cells[0].command
   assert '--gin.LENGTHS={"inputs": 8}' in cells[0].command
@@ -120,7 +120,7 @@ def test_slip_in_a_sheet_is_named(tmp_path, old, new, message):
 
 @pytest.mark.parametrize("name", sheets.names(ROOT / "configs"))
 def test_sheet_of_the_repository(name):
-  """It expands, each cell to right settings of its own."""
+  """A committed sheet expands to distinct cells with valid settings."""
   sheet = sheets.load(name, ROOT / "configs")
   cells = sheet.cells()
   assert len({cell.command for cell in cells}) == len(cells)

@@ -1,4 +1,4 @@
-"""Sweeps: commands with lists, and the sheets that they stand for."""
+"""Tests of sweeps: commands with lists, and the sheets made from them."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_values_end_at_commas_outside_of_quotes_and_brackets(text, values):
   ("line", "files"),
   [
     ("--gin_file=p/{a,b}.gin", "p/a.gin,p/b.gin"),
-    # As bash expands the first.
+    # Bash expands the first line to this one.
     ("--gin_file=p/a.gin --gin_file=p/b.gin", "p/a.gin,p/b.gin"),
     ("--gin_file=p/a.gin --gin_file=q/b.gin", "p/a.gin q/b.gin"),
     ("--gin_file=p/a.gin --gin.X=1 --gin_file=p/b.gin", "p/a.gin p/b.gin"),
@@ -61,7 +61,7 @@ def test_bindings_and_flags():
   flags = ["--tfds_data_dir=a,b", "--alsologtostderr"]
   bindings = ["--gin.X=1", "--gin_bindings=Y = [1, 2]", "--gin.X=2"]
   command = sweeps.parse([*bindings, *flags])
-  # As bash writes --gin.X={1,2}.
+  # Bash expands --gin.X={1,2} to both values of X.
   assert command.bindings == {"X": ["1", "2"], "Y": ["[1, 2]"]}
   assert command.flags == flags
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_or_swept_is_refused(arguments, message):
 
 
 def test_commands_are_those_of_the_train_command():
-  """Gin files in their places, as later ones win."""
+  """Gin files keep their order, because later ones win."""
   sheet = _sheet(
     *(FIXED, PROMPTS, "--gin_file=gin/runs/train.gin", "--gin.TASK='cb'"),
     *("--gin.LENGTHS={'inputs':8}", "--gin.OPTIMIZER=None", LENGTHS),
@@ -154,7 +154,7 @@ def test_layout(line, rows, columns, mean_over, figure):
       "--gin_file=gin/x/a.gin,gin/x/a.gin+gin/x/b.gin",
       *(-1, "a+b", "--gin_file=gin/x/a.gin --gin_file=gin/x/b.gin"),
     ),
-    (  # Values without a name, which does not depend on the others.
+    (  # Unnamed values: a cell's name does not depend on the other values.
       f"{FIXED} --gin.LABELS=['a','b'],['b'],None {LENGTHS}",
       *(0, "r-a_b-0cc7-prompt_length1", "--gin.LABELS=['a','b']"),
     ),
@@ -168,7 +168,7 @@ def test_layout(line, rows, columns, mean_over, figure):
     ),
     (f"{FIXED} --gin.X=['a'],None", -1, "r-None", "--gin.X=None"),
     (f"{FIXED} --gin.X='None',None", 0, "r-None-0504", '--gin.X="None"'),
-    # A seed is one of the data too.
+    # A seed also shuffles the data.
     (f"{FIXED} {SEEDS}", 1, "r-seed1", "--gin.SHUFFLE_SEED=1"),
     (
       f"{FIXED} {SEEDS} --gin.SHUFFLE_SEED=5",
@@ -221,7 +221,7 @@ def test_written_sheet_makes_the_same(tmp_path):
   path = tmp_path / "x.toml"
   path.write_text(sheets.dumps(fields))
   read = sheets.parse(path, Sheet, name="x")
-  # Values without a name are labelled as they were given.
+  # The labels of unnamed values are the given text.
   labels = [read.label("labels", x) for x in read.values["labels"]]
   assert labels == ["['a, b']", "None"]
   assert read == sheet
