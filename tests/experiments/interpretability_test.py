@@ -33,7 +33,7 @@ def embeddings():
 
 
 def _results(tmp_path, prompts):
-  """Returns the results of a sheet; only the cells in `prompts` have records."""
+  """Returns a sheet's results; only the cells in `prompts` have records."""
   sheet = made_up.sheet(tmp_path, SHEET)
   cells = [cell for cell in sheet.cells() if cell.name in prompts]
   for cell in cells:

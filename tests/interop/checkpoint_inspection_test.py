@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and where two of them differ."""
+"""Tests of descriptions of one checkpoint and of comparisons of two."""
 
 import ml_dtypes
 import numpy as np
@@ -54,7 +54,7 @@ def test_every_kind_of_difference():
     "parameter shape, dtype largest relative values",
     "cast/scale [2] float32, then [2] bfloat16 0 0 0%",
     "cut/scale [2] float32, then [3] float32",
-    # Of 12 values one, of norm 2; the norm of all is the root of 12.
+    # One of 12 values differs, by 2; the norm of all is the root of 12.
     "encoder/layers_0/mlp/wo/kernel [4, 3] float32 2 0.577 8.33%",
     "1 arrays are the same, 3 differ.",
   ]

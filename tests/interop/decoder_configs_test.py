@@ -1,4 +1,4 @@
-"""Settings of decoders in configurations of Hugging Face's."""
+"""Tests of decoders' settings in Hugging Face configurations."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""A small Llama in a GGUF file, as llama.cpp writes one."""
+"""Tests of a small Llama in a GGUF file like those of llama.cpp."""
 
 import gguf
 import numpy as np
@@ -9,7 +9,7 @@ from prompt_tuning.interop import gguf_model, hugging_face
 from t5x.formats import stored_arrays
 
 WIDTH, HEADS, KEY_HEADS, LAYER = 32, 4, 2, "model.layers.0"
-# Name in the file, name in Hugging Face's, shape.
+# Name in the file, Hugging Face's name, shape.
 KERNELS = (
   ("token_embd", "model.embed_tokens", (261, WIDTH)),
   ("blk.0.attn_q", f"{LAYER}.self_attn.q_proj", (WIDTH, WIDTH)),
@@ -77,7 +77,7 @@ def test_weights_and_tokenizer_are_converted(tmp_path, kind, tolerance):
   assert (config.emb_dim, config.num_heads) == (WIDTH, HEADS)
   assert len(found.arrays) == len(KERNELS) + len(SCALES)
   table = stored_arrays.read(found.arrays["token_embedder/embedding"])
-  # The first piece changes places with another, since 0 is padding here.
+  # The first piece swaps places with another, because id 0 is padding here.
   np.testing.assert_allclose(
     table[1:250], expected["model.embed_tokens.weight"][1:250], atol=tolerance
   )

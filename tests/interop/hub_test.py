@@ -1,4 +1,4 @@
-"""Models, data sets and prompts on the hub, by a hub on this machine."""
+"""Tests of models, data sets and prompts on a hub that this machine runs."""
 
 import dataclasses
 import pathlib
@@ -32,7 +32,7 @@ def repositories(monkeypatch, tmp_path):
     ("t5-small", False),
     ("../google/flan", False),
     ("gs://google/flan", False),
-    ("here/flan", False),  # Its parent is a folder: it is misspelt.
+    ("here/flan", False),  # Its parent is a folder, so it is a misspelt path.
     ("a/b/c", False),
   ],
 )

@@ -1,4 +1,4 @@
-"""T5 in Hugging Face's folders: round trips, and what is refused."""
+"""Tests of T5 in Hugging Face folders: round trips and refused models."""
 
 import json
 import os
@@ -35,7 +35,7 @@ MALFORMED = b"", b"[" * 100_000, b"\xff", b"[1]"
 
 @pytest.fixture
 def folder(tmp_path):
-  """A model of ours; `transformers_test` has transformers load and save one."""
+  """A folder that we wrote; `transformers_test` reads those of transformers."""
   return hf_t5s.save(tmp_path / "hf", CONFIG)
 
 
@@ -68,7 +68,7 @@ def _convert(source_format, source, target_format, target, **kwargs):
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
 @pytest.mark.parametrize("config", [CONFIG, FIRST])
 def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, config, dtype):
-  # Arrays in several parts, as those of a large model are.
+  # Arrays are in several parts, like those of a large model.
   monkeypatch.setattr("t5x.formats.t5x_v3._CHUNK_BYTES", 100)
   arrays = hf_t5s.arrays(config, dtype)
   hf, again = tmp_path / "hf", tmp_path / "again"
@@ -95,12 +95,12 @@ def test_distance_that_no_checkpoint_records_is_the_networks():
 def test_vocabulary_is_copied_and_none_is_replaced(
   folder, tmp_path, monkeypatch
 ):
-  # Of whatever is beside the folder.
+  # A file beside the folder does not count.
   (tmp_path / "another.model").write_bytes(b"another")
   (folder / "tokenizer.json").write_text("{}")  # Not T5's.
   _convert("hf", folder, "t5x", tmp_path / "none")
   assert not (tmp_path / "none" / "spiece.model").exists()
-  # As transformers 5 leaves it.
+  # transformers 5 leaves only `tokenizer.json`, from which a model is made.
   read = "prompt_tuning.interop.sentencepiece_model"
   read = f"{read}.sentencepiece_from_tokenizer_json"
   monkeypatch.setattr(read, lambda path: path.name.encode())
@@ -131,12 +131,12 @@ def test_copies_and_unused_tensors_are_left_out(folder):
     ),
   }
   _save(folder, tensors | copy | extra)
-  # As transformers 5 saves it.
+  # Like the configuration that transformers 5 saves.
   _configure(folder, tie_word_embeddings=True, scale_decoder_outputs=False)
   with_extra = hugging_face.open_folder(folder)
   assert with_extra.arrays.keys() == plain.arrays.keys()
   assert with_extra.fingerprint == plain.fingerprint
-  # Some have a copy only.
+  # Some files have only a copy.
   del tensors[SHARED]
   _save(folder, tensors | copy)
   assert hugging_face.open_folder(folder).fingerprint == plain.fingerprint
@@ -146,7 +146,7 @@ def test_a_copy_of_a_tied_head_is_left_out(tmp_path):
   folder = hf_t5s.save(tmp_path / "first", FIRST)
   plain, tensors = hugging_face.open_folder(folder), _tensors(folder)
   assert HEAD not in tensors
-  # As older files have it.
+  # Older files lack these settings, and their head is a copy of the table.
   _configure(folder, feed_forward_proj=None, tie_word_embeddings=None)
   _save(folder, {**tensors, HEAD: tensors[SHARED]})
   assert hugging_face.open_folder(folder).fingerprint == plain.fingerprint
@@ -283,7 +283,7 @@ def test_refuses_to_write_what_is_no_t5(folder, tmp_path):
 
 
 def test_prompt_is_merged_with_its_base_model(base, tmp_path):
-  """As the network names it, or as the code released with the paper does."""
+  """The result has the base's arrays and the prompt; a second is refused."""
   checkpoint = checkpoints.open_checkpoint(base)
   prompt = np.random.default_rng(0).normal(size=(3, tiny.WIDTH))
   metadata = prompt_files.PromptMetadata(checkpoint.fingerprint, "vocabulary")
@@ -363,7 +363,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path):
-  """Tensor by tensor: 170 MB pass through some times the largest, of 4 MB."""
+  """Converting over 150 MB, tensor by tensor, takes less than 60 MB more."""
   config = T5Config(1000, 512, 8, 4, 4, head_dim=64, mlp_dim=2048)
   arrays = hf_t5s.arrays(config)
   assert sum(x.nbytes for x in arrays.values()) > 150e6

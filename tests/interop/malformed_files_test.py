@@ -1,4 +1,4 @@
-"""T5X checkpoints that are not what they should be: one error, naming them."""
+"""Tests of malformed T5X checkpoints: each is one error that names it."""
 
 import functools
 import json
@@ -53,7 +53,7 @@ _SPEC = f"optimizer/target/{EMBEDDING}"
   ],
 )
 def test_a_malformed_checkpoint_of_t5x_is_named(tmp_path, name, path, value):
-  """A value in the tree of a file, one taken out (None), or another content."""
+  """A file has a wrong value, lacks one (None), or has other content."""
   embedding = {EMBEDDING: np.ones((8, 4), np.float32)}
   folder = pathlib.Path(t5x_folders.write_v3(tmp_path, 7, embedding))
   load, dump = json.loads, lambda tree: json.dumps(tree).encode()

@@ -1,4 +1,4 @@
-"""The importer of int8 ONNX graphs, on a T5 of one layer and on T5 small."""
+"""Tests of the int8 ONNX importer, on a T5 of one layer and on T5 small."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ def _module(name):
 
 @pytest.fixture
 def weights(monkeypatch):
-  """File -> the modules and weights of its graph, where they are read."""
+  """File -> modules and weights, which the importer reads as its graph."""
   weights = {"encoder": {}, "decoder": {}}
   for name, array in hf_t5s.params(CONFIG).items():
     stack = "encoder" if _module(name).startswith("enc") else "decoder"
@@ -129,7 +129,7 @@ def test_t5_small_is_complete_and_translates():
     np.array([[*vocabulary.encode(text), vocabulary.eos_id()]])
     for text in (
       "translate English to German: The house is big and the garden is small.",
-      # What an evaluation of the graphs in float32 answers.
+      # The answer of the graphs themselves in float32.
       "Das Haus ist groß, und das Garten ist kleiner.",
     )
   )

@@ -1,10 +1,11 @@
-"""PEFT's notebook of prompt tuning does not learn (huggingface/peft#2642).
+"""A test of PEFT's prompt tuning notebook (huggingface/peft#2642).
 
-Its metric is the same after every epoch. A prompt of PEFT's starts from
-N(0, 1), torch's default, while embeddings of models are near N(0, 0.02^2).
-AdamW moves a number by about the rate, 1e-3 there, so that a prompt 50 times as
-large keeps its direction, and only the direction passes a model's norms. From
-embeddings the same recipe learns, and so does ours, at its own rate.
+The notebook does not learn: its metric is the same after every epoch. PEFT
+starts a prompt from N(0, 1), torch's default, but a model's embeddings are near
+N(0, 0.02^2). AdamW moves a number by about the learning rate, 1e-3 there. A
+prompt that is 50 times as large therefore keeps its direction, and a model's
+norms pass on only the direction. The same recipe learns if the prompt starts
+from embeddings. Our recipe also learns, at its own rate.
 """
 
 import random
@@ -27,7 +28,7 @@ pytestmark = [
     "ignore:`is_gradient_checkpointing`:FutureWarning"
   ),
 ]
-# An epoch of the notebook, and its settings.
+# The notebook's steps in an epoch, and its settings.
 STEPS, BATCH, LENGTH, RATE = 115, 32, 10, 1e-3
 WIDTH, WORDS = 32, seqio.ByteVocabulary()
 _LETTERS = random.Random(0)
@@ -37,7 +38,7 @@ ROWS = [[*WORDS.encode(text), *WORDS.encode("a"), 1] for text, _ in PAIRS]
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
-  """A decoder of transformers' with embeddings of a usual size, and ours."""
+  """A transformers decoder with embeddings of a usual size, and our copy."""
   torch.manual_seed(0)
   theirs = transformers.LlamaForCausalLM(
     transformers.LlamaConfig(

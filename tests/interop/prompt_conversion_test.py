@@ -1,4 +1,4 @@
-"""Prompts from any format to any other; `transformers_test` runs PEFT."""
+"""Tests of prompts in all formats; `transformers_test` runs PEFT itself."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def prompt():
 
 @pytest.fixture
 def adapter(tmp_path, prompt):
-  """An adapter of ours; `transformers_test` has PEFT load and save one."""
+  """An adapter that we wrote; `transformers_test` reads those of PEFT."""
   peft_adapters.save_adapter(tmp_path / "adapter", prompt)
   return tmp_path / "adapter"
 
@@ -53,7 +53,7 @@ def test_prompt_travels_bit_by_bit_with_its_metadata(
   tmp_path, prompt, metadata
 ):
   prompt_files.save_prompt(tmp_path / "in.safetensors", prompt, metadata)
-  # Upstream's arrays, whose names have no suffix during training.
+  # During training, upstream's array files have no suffix.
   np.save(tmp_path / "in.npy", prompt)
   (tmp_path / "in.npy").rename(tmp_path / "encoder.prompt.prompt.prompt")
   name = "in.safetensors" if metadata else "encoder.prompt.prompt.prompt"
@@ -72,7 +72,7 @@ def test_prompt_travels_bit_by_bit_with_its_metadata(
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_reads_a_prompt_from_inside_a_checkpoint(tmp_path, prompt, nested):
-  """The last one of a run, unless there is a file of the best."""
+  """A run's last prompt is read, unless the folder has a file of the best."""
   path = _checkpoint(
     tmp_path,
     {"base_fingerprint": "52cb"} if nested else {},
@@ -137,7 +137,7 @@ def test_adapter_is_compared_with_the_base_model_that_it_names(base, prompt):
 
 
 def test_adapter_is_scaled_as_its_model_is_without_a_name_too(tmp_path, prompt):
-  """Even if the Gemma is gone; a file of PEFT's own needs it then."""
+  """Our adapter is read without its Gemma; a file of PEFT's own needs it."""
   gemma = tmp_path / "base"
   gemma.mkdir()
   (gemma / "config.json").write_text('{"model_type": "gemma"}')

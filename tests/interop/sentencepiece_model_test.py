@@ -1,4 +1,4 @@
-"""SentencePiece models rebuilt from a `tokenizer.json`."""
+"""Tests of SentencePiece models rebuilt from a `tokenizer.json`."""
 
 import base64
 import functools
@@ -32,7 +32,7 @@ MAP = "normalizer", "normalizers", 0
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> bytes:
-  """Returns a small model trained with the settings of T5's."""
+  """A small model trained with T5's settings."""
   path = tmp_path_factory.mktemp("model") / "spiece.model"
   tiny.train_sentencepiece(path, TEXT.splitlines() * 20, vocab_size=64)
   return path.read_bytes()
@@ -40,7 +40,7 @@ def original(tmp_path_factory) -> bytes:
 
 @pytest.fixture
 def tokenizer(original):
-  """Returns what Hugging Face's converter writes for that model."""
+  """The tokenizer that Hugging Face's converter writes for that model."""
   proto = sentencepiece_model_pb2.ModelProto.FromString(original)
   charsmap = proto.normalizer_spec.precompiled_charsmap
   vocab = [[piece.piece, piece.score] for piece in proto.pieces]
@@ -101,7 +101,7 @@ def test_encodes_and_decodes_as_the_original(original, tokenizer, tmp_path):
   "in_front", [{"prepend_scheme": "always"}, {"add_prefix_space": True}]
 )
 def test_texts_may_be_split_at_spaces(tokenizer, tmp_path, in_front):
-  """As transformers 5 and the older files of the hub do."""
+  """Tokenizers of transformers 5 and older files on the hub are read."""
   expected = _rebuild(tokenizer, tmp_path)
   tokenizer["normalizer"] = tokenizer["normalizer"]["normalizers"][0]
   steps = [{"type": "WhitespaceSplit"}, {"type": "Metaspace", **in_front}]

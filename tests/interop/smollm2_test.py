@@ -1,4 +1,4 @@
-"""SmolLM2-135M against numbers that transformers computed."""
+"""Tests of SmolLM2-135M against numbers that transformers computed."""
 
 import functools
 import importlib.util

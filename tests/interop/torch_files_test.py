@@ -1,4 +1,4 @@
-"""`pytorch_model.bin`: the arrays of safetensors, and nothing is called."""
+"""Tests of `pytorch_model.bin`: its arrays are read and no code is called."""
 
 import collections
 import json
@@ -34,7 +34,7 @@ class Call:
 
 @pytest.fixture
 def saved(tmp_path):
-  """Returns the folder of a model, and its tensors, which are in no file."""
+  """A model's folder without its weights, and the tensors."""
   file = hf_t5s.save(tmp_path / "hf", CONFIG) / "model.safetensors"
   tensors = safetensors_torch.load_file(file)
   file.unlink()
@@ -60,7 +60,7 @@ def _replace(file, end, content):
 @pytest.mark.parametrize("config", [CONFIG, FIRST])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_arrays_are_those_of_safetensors(tmp_path, config, dtype):
-  """With transposed views, shared storages and parameters in the file."""
+  """Transposed views, shared storages and parameters are read as arrays."""
   folder = hf_t5s.save(tmp_path / "hf", config)
   file = folder / "model.safetensors"
   tensors = safetensors_torch.load_file(file)
@@ -75,7 +75,7 @@ def test_arrays_are_those_of_safetensors(tmp_path, config, dtype):
   state["decoder.embed_tokens.weight"] = state["shared.weight"]
   both = torch.stack([state["encoder.final_layer_norm.weight"]] * 2)
   state["encoder.final_layer_norm.weight"] = both[1]
-  state._metadata = {"": {"version": 1}}  # As that of a module.
+  state._metadata = {"": {"version": 1}}  # A module's metadata.
   torch.save(state, folder / torch_files.WEIGHTS)
   found = _found(folder)
   assert found.keys() == expected.keys()
@@ -137,12 +137,12 @@ def test_other_files_are_refused(saved):
   _replace(file, "byteorder", b"big")
   refused("unexpected byte order")
   torch.save(tensors, file)
-  # The first storage ends the file, but for the list of its members.
+  # The first storage is empty, and another member is compressed.
   _replace(file, "/data/0", b"")
   with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
     archive.writestr("more", b"0" * 1000)
   refused("unexpected compression")
-  # A view beyond the numbers of its storage, and a storage beyond its member.
+  # A view is longer than its storage; then a storage is longer than its member.
   long = torch.ones(64)
   torch.save({"a": long}, file)
   assert torch_files.find([file])["a"].shape == (64,)

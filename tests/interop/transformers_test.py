@@ -1,4 +1,4 @@
-"""transformers and PEFT compute the same as our models and prompts."""
+"""Tests of our models and prompts against transformers and PEFT."""
 
 import copy
 import dataclasses
@@ -37,11 +37,11 @@ pytestmark = [
 ]
 
 STEPS = 6
-# The first is longer than 32, so that all of T5's buckets count.
+# The first row is longer than 32, so that all of T5's buckets are used.
 INPUTS = [[5, 9, 33, 2, 7, *range(60, 26, -1)], [21, 8, 60], [11]]
 TARGETS = [[4, 50, 1], [7, 7, 9, 30, 2, 1], [62, 1]]
 PROMPT = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
-# It has what the others have, but for caps of logits and Llama's frequencies.
+# They cover the others, except caps of logits and Llama's frequencies.
 USUAL = ("gemma3", "t5gemma", "t5")
 
 
@@ -59,7 +59,7 @@ def _padded(rows: Any) -> np.ndarray:
   ],
 )
 def models(request, tmp_path_factory):
-  """Theirs, its checkpoint as we read it, and our model."""
+  """Their model, its checkpoint as we read it, and our model."""
   folder = tmp_path_factory.mktemp("model")
   theirs = transformers_models.make(request.param, folder)
   assert len(list(folder.glob("*.safetensors"))) > 1
@@ -69,7 +69,7 @@ def models(request, tmp_path_factory):
 
 
 def _network(ours, **settings):
-  """Our network, with a prompt."""
+  """Makes our network with a prompt."""
   prompt = functools.partial(prompts.Prompt, length=len(PROMPT))
   config = dataclasses.replace(ours.config, **settings)
   return networks.make(config, Injections(prompt=prompt))
@@ -80,18 +80,18 @@ def _start(theirs):
 
 
 def _scale(theirs):
-  """Returns the number by which their embeddings of tokens are multiplied."""
+  """Returns the factor that multiplies their token embeddings."""
   return getattr(theirs.get_input_embeddings(), "scalar_embed_scale", 1.0)
 
 
 def _embedded(theirs, prompt, tokens):
-  """Embeds one example, behind a prompt that is scaled as tokens are."""
+  """Embeds one example behind a prompt that is scaled like the tokens."""
   tokens = theirs.get_input_embeddings()(torch.tensor(tokens))
   return torch.cat([prompt * _scale(theirs), tokens])[None]
 
 
 def _their_logits(theirs, prompt, inputs, targets):
-  """Returns those of the targets of one example, [S, V]."""
+  """Returns the logits of one example's targets, [S, V]."""
   if theirs.config.is_encoder_decoder:
     shifted = torch.tensor([[_start(theirs), *targets[:-1]]])
     rows = _embedded(theirs, prompt, inputs)
@@ -163,7 +163,7 @@ def test_logits_and_the_gradient_of_a_prompt_are_equal(models):
 def test_generated_tokens_are_equal(models, num_beams):
   theirs, _, ours = models
   size = ours.config.vocab_size
-  # Beams of T5X and of transformers end by different rules, so none ends.
+  # T5X and transformers end beams by different rules, so no beam ends here.
   decode_fn, eos_id = {
     1: (decoding.temperature_sample, 1),
     4: (decoding.beam_search, size),
@@ -194,7 +194,7 @@ def test_generated_tokens_are_equal(models, num_beams):
 
 
 def test_transformers_load_what_we_write(models, tmp_path):
-  """Bit for bit, with a head of its own; a T5 by way of T5X's format."""
+  """The weights are bit-identical; a T5 is converted to T5X's format first."""
   theirs, base, _ = models
   out = tmp_path / "again"
   if theirs.config.model_type == "t5gemma2":
@@ -204,7 +204,7 @@ def test_transformers_load_what_we_write(models, tmp_path):
   if theirs.config.model_type in ("t5", "mt5"):
     checkpoint_conversion.convert(base, "t5x", str(tmp_path / "t5x"))
     base = checkpoints.open_checkpoint(str(tmp_path / "t5x"))
-  elif source := base.metadata.get("folder"):  # Other files are copied.
+  elif source := base.metadata.get("folder"):  # It must not be copied.
     (pathlib.Path(source) / "pytorch_model.bin.index.json").write_text("{}")
   checkpoint_conversion.convert(base, "hf", str(out))
   assert not [*out.glob("*.index.json")]
@@ -225,7 +225,7 @@ def test_transformers_load_what_we_write(models, tmp_path):
 def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
   peft = pytest.importorskip("peft")
   theirs, base, _ = models
-  # A short one: the prompt is within a window of Mistral's.
+  # A short example, so that the prompt is within Mistral's window.
   inputs, targets = INPUTS[1], TARGETS[1]
   prompt = torch.tensor(PROMPT, requires_grad=True)
   expected = _their_logits(theirs, prompt, inputs, targets)
@@ -262,7 +262,7 @@ def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
 
 @pytest.mark.parametrize("is_safe", [True, False])
 def test_reads_what_peft_saves_for_a_t5(is_safe, tmp_path):
-  """PEFT's default keeps twice the rows; the first half is the prompt."""
+  """PEFT saves twice the rows by default; the first half is the prompt."""
   peft = pytest.importorskip("peft")
   model = peft.get_peft_model(
     transformers_models.make("t5", tmp_path / "base"),

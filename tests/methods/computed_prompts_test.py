@@ -1,4 +1,4 @@
-"""Prompts that are computed: their formulas, and answers after they fold."""
+"""Tests of computed prompts: their formulas and their folded form."""
 
 import every_method
 from flax import traverse_util

@@ -1,3 +1,3 @@
-"""The fixtures of the room."""
+"""Fixtures for the tests of methods."""
 
 from every_method import service_of  # noqa: F401

@@ -1,4 +1,4 @@
-"""Products of few rows, and of inputs rounded to int8, against NumPy's."""
+"""Tests of products of few rows and of int8 inputs against NumPy's."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from prompt_tuning.methods.einsum import einsum, rounded_einsum
 
 EQUATION = "bti,io->bto"
 RNG = np.random.default_rng(0)
-# Rows of all sizes, and one of zeros.
+# Rows of several magnitudes and one of zeros.
 INPUTS = RNG.normal(size=(2, 4, 40)) * [[[0], [1e-20], [1], [1e20]]]
 KERNEL = RNG.integers(-127, 128, (40, 6)).astype(np.int8)
 

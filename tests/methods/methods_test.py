@@ -1,4 +1,4 @@
-"""Every method by its gin files: identity on a T5, runs on every network."""
+"""Tests of every method by its gin files, on a T5 and on every network."""
 
 import functools
 
@@ -25,12 +25,12 @@ from prompt_tuning.methods import adapter, lora
 from t5x import models
 
 BOTH = "prompt_and_lora"
-# Methods whose parts are tested alone.
+# Methods whose parts have tests.
 COMPOSED = (BOTH, "prefix_tuning through an MLP")
 IDENTITIES = {"lora", "adapter", "ia3"}
 INPUTS = conformance.network_inputs(
   {
-    # Of tasks "a" and "b", in ByteVocabulary's pieces.
+    # The first pieces are "a" and "b", the prefixes of two tasks.
     "encoder_input_tokens": np.array([[100, 7, 9, 30, 8], [101, 5, 60, 0, 0]]),
     "decoder_input_tokens": np.array([[0, 6, 7], [0, 9, 9]]),
     "decoder_target_tokens": np.array([[6, 7, 8], [9, 9, 11]]),
@@ -40,7 +40,7 @@ INPUTS = conformance.network_inputs(
 
 @functools.cache
 def _programs(method):
-  """The method's initial parameters, and parameters -> logits."""
+  """Returns a method's initial parameters and a function to its logits."""
   if method is None:
     module = tiny.make_model(with_prompt=False).module
   else:
@@ -72,8 +72,8 @@ def test_method_in_the_network(method):
   logits = plain(base)
   if method in IDENTITIES:
     np.testing.assert_allclose(forward(base | added), logits, atol=1e-6)
-  if method == BOTH:  # As the prompt alone.
-    both = forward(base | added)  # It is traced with this configuration.
+  if method == BOTH:  # It starts as the prompt alone.
+    both = forward(base | added)  # Traced before gin changes.
     _, alone = _programs("prompt_tuning")
     name = ADDED["prompt_tuning"][0]
     np.testing.assert_allclose(

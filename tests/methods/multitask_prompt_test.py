@@ -78,7 +78,7 @@ def test_prefixes_are_found_in_a_chat_template(tmp_path):
 
 
 def test_a_row_learns_from_the_examples_of_its_task_alone():
-  """A row of padding adds nothing to a gradient."""
+  """A padding example adds nothing to a gradient."""
   tokens = _tokens("cb premise: x", "wsc: x", "cb y", "")
 
   def objective(params):
@@ -115,7 +115,7 @@ def test_prefixes_of_a_mixture():
     *("boolq ", "cb ", "copa ", "multirc ", "record ", "rte ", "wic "),
     "wsc: ",
   ]
-  _init(prefixes)  # As one prompt of all: none begins with another.
+  _init(prefixes)  # No prefix is the start of another.
 
 
 def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
@@ -169,13 +169,13 @@ def test_tasks_learn_from_the_answers_with_their_own_prompts(tmp_path):
   params = init(jax.random.key(0))["params"]
   assert params["encoder"]["prompt"].keys() == parts.keys()
   batch = {name: jnp.full(x, 9, "int32") for name, x in shapes.items()}
-  # "a" and "b" in pieces of bytes.
+  # The byte pieces of "a" and "b".
   inputs = batch["encoder_input_tokens"].at[:, 0].set(jnp.array([100, 101]))
   batch["encoder_input_tokens"] = inputs
 
   @jax.jit
   def distance(parts):
-    """The loss of training beyond that of evaluation."""
+    """Returns the training loss minus the evaluation loss."""
     prompted = conformance.with_prompt(params, parts)
     taught, _ = model.loss_fn(prompted, batch, jax.random.key(1))
     return taught - model.eval_fn(prompted, batch)[0]

@@ -1,4 +1,4 @@
-"""The rows of the docs' table of methods that train a prompt as it is."""
+"""Tests of the docs' table of methods: rows that train a plain prompt."""
 
 import every_method
 import pytest

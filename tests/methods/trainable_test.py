@@ -10,7 +10,7 @@ def test_a_pattern_must_match_the_whole_path():
   assert matches("decoder/relpos_bias/rel_embedding", None)
   assert not matches("encoder/encoder_norm/scale", None)
   assert not matches("decoder/encoder/prompt/prompt", None)
-  # Patterns may start with the slash of flax.
+  # Patterns may start with flax's slash.
   assert trainable.matches_any(["/token_embedder/.*"])(
     "token_embedder/embedding", None
   )

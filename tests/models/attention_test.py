@@ -1,4 +1,4 @@
-"""Attention against the plain form, which is written down here once more."""
+"""Tests of attention against the plain form, which is written again here."""
 
 import functools
 
@@ -58,7 +58,7 @@ def in_float32(inputs):
 
 
 def results(function, arrays, gradient):
-  """Outputs and gradients of what is differentiable, by `function`."""
+  """Returns the outputs and the gradients of the differentiable arrays."""
   *differentiable, mask = arrays
   differentiable = [x for x in differentiable if x is not None]
 
@@ -74,14 +74,14 @@ def results(function, arrays, gradient):
 
 
 def set_blocks(monkeypatch, blocks, queries, keys):
-  """Sets what a block is: everything, one example, or two of six heads."""
+  """Sets a block to everything, one example, or two of six heads."""
   head = 4 * queries * keys
   limit = {"one": 1e9, "examples": head * HEADS, "heads": 2 * head}[blocks]
   monkeypatch.setattr(blocked_attention, "_BLOCK_BYTES", limit)
-  jax.clear_caches()  # What was traced has the limit of before.
+  jax.clear_caches()  # Traced programs have the old limit.
 
 
-# Each size of block and each shape with each mask, but not all three at once.
+# Combinations of block sizes, masks and shapes, but not all of them.
 @pytest.mark.parametrize(
   ("blocks", "mask", "queries", "keys", "with_bias"),
   [
@@ -104,7 +104,7 @@ def test_outputs_and_gradients_equal_the_plain_form(
   expected = results(plain, arrays, gradient)
   found = results(attention_lib.attention, arrays, gradient)
   assert_close(found, expected)
-  # That of other platforms, with a bias that trains and with one that does not.
+  # The form for other platforms, with a bias that trains and one that does not.
   forward = jax.jit(attention_lib.plain_forward)(arrays)
   backward = jax.jit(attention_lib.plain_backward, static_argnums=3)
   for bias_trains in {False, with_bias}:
@@ -151,7 +151,7 @@ def test_only_a_bias_that_trains_has_a_gradient(trains):
     return jnp.sum(attention_lib.attention(query, key, value, bias, mask))
 
   program = jax.make_jaxpr(jax.grad(objective, argnums=(0, 1)))(query, bias)
-  # A sum over the batch that has the bias' shape is made for nothing else.
+  # Only the gradient of the bias needs a sum over the batch.
   assert ("reduce_sum[axes=(0,)" in str(program)) == trains
 
 
@@ -191,13 +191,13 @@ def test_dropout_drops_weights_by_one_mask_for_all_queries():
     enable_dropout=True,
     rngs={"dropout": jax.random.key(1)},
   )
-  # All keys weigh the same, and the bits of a sum say which of them are kept.
+  # All keys weigh the same, so the bits of a sum tell which keys are kept.
   kept = np.rint(outputs.reshape(2, 5, *heads) * 5 / 2)
   sums = kept.reshape(outputs.shape) * 2 / 5
   np.testing.assert_allclose(outputs, sums, rtol=1e-5)
   masks = kept[:, :1, :, :1]
   np.testing.assert_array_equal(kept, np.broadcast_to(masks, kept.shape))
-  # Each example and head has its own.
+  # Examples and heads have different masks.
   assert len(np.unique(masks)) > 3
 
 
@@ -213,7 +213,7 @@ def test_dropout_drops_weights_by_one_mask_for_all_queries():
 def test_kernels_give_the_plain_form_as_far_as_a_cpu_can_tell(
   monkeypatch, kernel, dtype, mask, tolerance
 ):
-  """They run without their device: interpreted, or XLA's in their place."""
+  """Kernels run without their device: interpreted, or replaced by XLA's."""
   fused = jax.nn.dot_product_attention
 
   monkeypatch.setattr(
@@ -230,7 +230,7 @@ def test_kernels_give_the_plain_form_as_far_as_a_cpu_can_tell(
   chosen = attention_lib.choose_kernel(kernel, query, key, visible)
   assert chosen is attention_lib.KERNELS[kernel]
   with pltpu.force_tpu_interpret_mode():
-    # The bias does not train: it would keep a kernel from running.
+    # A bias that trains would keep the kernel from running.
     found = results(
       lambda query, key, value, bias, mask: attention_lib.attention(
         query, key, value, lax.stop_gradient(bias), mask, kernel
@@ -244,7 +244,7 @@ def test_kernels_give_the_plain_form_as_far_as_a_cpu_can_tell(
 
 
 def test_what_no_kernel_takes_goes_the_usual_way():
-  """A bias that trains, few positions, masks of pairs: no kernel is run."""
+  """No kernel runs for a bias that trains, few positions or masks of pairs."""
   (query, key, value, bias, mask), _ = operands(
     130, 130, True, "keys", "bfloat16"
   )

@@ -1,4 +1,4 @@
-"""The network against the numbers of the published reference programs."""
+"""Tests of the network against numbers of published reference programs."""
 
 import functools
 
@@ -13,7 +13,7 @@ from t5x import losses
 
 
 def assert_close(found, case, real=..., **tolerance):
-  """Compares an array, or its parts that are real, with the reference."""
+  """Compares an array, or its `real` positions, with the reference."""
   expected = conformance.expected(case)
   np.testing.assert_allclose(found[real], expected[real], **tolerance)
 

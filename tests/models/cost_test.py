@@ -1,4 +1,4 @@
-"""The cost of a step, counted in its programs: no clock is read."""
+"""Tests of a step's cost, counted in its programs without a clock."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ INPUT_SHAPES = tuple(
 
 
 def objective_of(**settings: Any) -> Any:
-  """(some parameters that train, all parameters, inputs) -> sum of logits."""
+  """Returns (trainable parameters, all parameters, inputs) -> sum of logits."""
   model = conformance.transformer(num_decoder_layers=1, **settings)
 
   def objective(trainable, params, inputs):
@@ -41,7 +41,7 @@ def prompt_of(params: Any) -> Any:
 
 @functools.cache
 def flops(what: str, **settings: Any) -> float:
-  """Of a forward pass, or of the gradients of some parameters."""
+  """Counts the operations of a forward pass or of some parameters' gradients."""
   program = objective_of(dtype="bfloat16", num_encoder_layers=1, **settings)
   if what != "forward":
     program = jax.grad(program)
@@ -52,7 +52,7 @@ def flops(what: str, **settings: Any) -> float:
 
 
 def residual_bytes(**settings: Any) -> int:
-  """Bytes that a layer keeps for its backward pass, without weights."""
+  """Counts the bytes, without weights, that a layer keeps to go backward."""
   config = conformance.config(dtype="bfloat16", **settings)
   call = stack.rematerialised(config)
   layer = stack.Layer(config, network.Injections(), stack.ENCODER, False)
@@ -89,11 +89,11 @@ KEEPS = {
 def test_norms_and_activations_keep_no_steps_in_between():
   config = conformance.config()
   width = (
-    # Inputs, and those of the MLP; the outputs of norms, attention's outputs
-    # twice, its queries, keys, values.
+    # The inputs of the layer and of its MLP, and the norms' outputs.
+    # Attention's outputs (twice), queries, keys and values.
     4 * config.emb_dim
     + 5 * config.num_heads * config.head_dim
-    # The branches, and what they make together.
+    # The MLP's branches and their product.
     + 3 * config.mlp_dim
   )
   statistics = 2 * 4 * config.num_heads
@@ -106,16 +106,16 @@ def test_the_less_is_kept_the_more_is_computed():
   costs = [flops("prompt", **x) for x in KEEPS.values()]
   assert all(a > b for a, b in itertools.pairwise(bytes_kept))
   assert all(a < b for a, b in itertools.pairwise(costs))
-  # The inputs alone, and the mask.
+  # Only the inputs and the mask.
   inputs = BATCH * POSITIONS * (2 * conformance.config().emb_dim + 1)
   assert bytes_kept[-1] == inputs
-  # Computing all again takes a forward pass more.
+  # Recomputing everything takes about another forward pass.
   assert costs[-1] > costs[0] + 0.5 * flops("forward")
 
 
 @pytest.mark.slow
 def test_what_is_computed_again_is_not_kept_until_then():
-  """XLA's own order for CPUs computes it early."""
+  """In XLA's own order for CPUs, these values are computed early."""
   settings = {"dtype": "bfloat16", "num_encoder_layers": 6}
   model = conformance.transformer(num_decoder_layers=1, **settings)
   params = conformance.variable_shapes(model, INPUT_SHAPES)["params"]
@@ -129,12 +129,12 @@ def test_what_is_computed_again_is_not_kept_until_then():
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   ordered = partitioner.partition(gradient).trace(*arguments)
   default = jax.jit(gradient).trace(*arguments)
-  # Measured: 0.59; of T5 base with 8 x 512 inputs, 0.65.
+  # Measured: 0.59; for T5 base with 8 x 512 inputs, 0.65.
   assert temporaries(ordered) < 0.75 * temporaries(default)
 
 
 def test_scanned_layers_are_put_in_float32_one_at_a_time():
-  """XLA for CPUs multiplies bfloat16 in float32, and would convert all."""
+  """XLA for CPUs multiplies bfloat16 in float32 and would convert all layers."""
   layers, width = 8, 128
   kernels = jax.ShapeDtypeStruct((layers, width, width), jnp.bfloat16)
   inputs = jax.ShapeDtypeStruct((1, width), jnp.bfloat16)

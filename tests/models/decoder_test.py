@@ -1,4 +1,4 @@
-"""The decoder's parts agree with each other."""
+"""Tests that the decoder's parts agree with each other."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from t5x import decoding, models, train_state, utils
 
 INPUTS = np.array([[5, 9, 33, 2, 7], [21, 8, 0, 0, 0]], np.int32)
 TARGETS = np.array([[4, 50, 1, 0], [7, 9, 30, 1]], np.int32)
-# All that Gemma adds, with a window in the first layer.
+# All of Gemma's features, with a window in the first layer.
 GEMMA = {
   "norm_offset": 1,
   "scales_embedding": True,
@@ -98,7 +98,7 @@ def test_a_prompt_of_tokens_is_like_the_tokens(settings):
 
 @VARIANTS
 def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
-  """By rows whose prompts have other lengths, or none."""
+  """A row with such a prompt may share a batch with a row without one."""
   network, plain = _network(settings, prompt_length=2), _network(settings)
   params = conformance.random_params(plain)
   prompt = np.random.default_rng(1).normal(size=(2, tiny_decoder.WIDTH))
@@ -127,7 +127,7 @@ def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
 
 
 def test_joined_batches_have_the_loss_of_those_apart():
-  """Of T5X's feature converter for decoders."""
+  """seqio's joined features give the same losses and scores as separate ones."""
   model = models.DecoderOnlyModel(
     _network({}), seqio.ByteVocabulary(), None, z_loss=1e-4
   )

@@ -1,4 +1,4 @@
-"""The network, its layers and its configuration."""
+"""Tests of the network, its layers and its configuration."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.models.t5 import config as config_lib
 from prompt_tuning.models.t5 import network
 
-# One layer in each stack: the time goes into compiling.
+# One layer in each stack, because compiling takes most of the time.
 transformer = functools.partial(
   conformance.transformer, num_encoder_layers=1, num_decoder_layers=1
 )
@@ -26,7 +26,7 @@ transformer = functools.partial(
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(model: network.Transformer, params: Any, features: Any):
-  """Logits without dropout, [B, S, V]."""
+  """Returns the logits without dropout, [B, S, V]."""
   return model.apply(
     {"params": params},
     *conformance.network_inputs(features),
@@ -36,7 +36,7 @@ def forward(model: network.Transformer, params: Any, features: Any):
 
 @functools.cache
 def logits_and_gradients(dtype: str, param_dtype: str):
-  """Of the real targets, and of all parameters for a sum over these."""
+  """Returns real targets' logits and the gradients of the logits' squares."""
   model = transformer(dtype=dtype, param_dtype=param_dtype)
   features = conformance.batch()
   real = features["decoder_target_tokens"] > 0
@@ -68,7 +68,7 @@ def test_bfloat16_is_close_to_float32(param_dtype):
 
 
 def test_logits_of_a_kernel_in_bfloat16_are_those_of_products_in_float32():
-  """Products of bfloat16 are exact in float32, in which both add them up."""
+  """Products of bfloat16 are exact in float32, and both are summed there."""
   model = transformer(dtype="bfloat16")
   params = conformance.parameters()
   stored = params["decoder"]["logits_dense"]["kernel"].astype(jnp.bfloat16)
@@ -130,7 +130,7 @@ def test_dropout_is_random_and_reaches_the_prompt():
   dropped = (first[0] == 0).all(axis=0)
   assert 0 < dropped.sum() < len(dropped)
   np.testing.assert_array_equal((first[0] == 0), np.tile(dropped, (17, 1)))
-  # Each example has its own.
+  # Each example has its own mask.
   assert (dropped != (first[1] == 0).all(axis=0)).any()
 
 
@@ -324,5 +324,5 @@ def test_loop_reads_its_matrix_and_table_as_they_lie(rows):
   program = loop.lower(params, tokens).compile().as_text()
   table = ",".join(map(str, params["params"]["embedding"].shape))
   assert f"bf16[{table}]" in program
-  # It is written neither in float32 nor, for the gather, as integers.
+  # The table is copied neither to float32 nor, for the gather, to integers.
   assert not re.search(rf"= (f32|u16)\[{table}\]\S* (fusion|copy)\(", program)

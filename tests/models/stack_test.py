@@ -1,4 +1,4 @@
-"""Stacks of layers, scanned or traced once, with every kind of method."""
+"""Tests of stacks of layers, scanned or traced once, with every method."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ def loss_and_gradient(model, params):
 
 @pytest.fixture(scope="module")
 def unrolled():
-  """Parameters, and the gradient and logits with them."""
+  """Parameters, and the gradient and logits of unrolled layers."""
   params = conformance.random_params(transformer(), 0.3)
   return params, *loss_and_gradient(transformer(), params)
 
@@ -91,7 +91,7 @@ def test_a_method_of_single_scanned_layers_is_refused():
 
 
 def test_dropout_differs_between_scanned_layers():
-  """With one mask for all layers, they would drop the same features."""
+  """With a single mask, all layers would drop the same features."""
   model = transformer(scan_layers=True, dropout_rate=0.5)
 
   def program(rng):
@@ -141,7 +141,7 @@ def lowered_step(num_layers, on_trace, **overrides):
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
-  """It is differentiated and lowered once too; another layer is a call."""
+  """A layer is also lowered once; every further layer is only a call."""
   traced = []
   gated = layers._gated
 
@@ -157,13 +157,13 @@ def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
     functions.append(text.count("func.func"))
     lines.append(text.count("\n"))
   assert functions[0] == functions[1]
-  # Measured: 50 lines for two layers more of each kind, beside 2,900.
+  # Measured: 50 lines for two more layers of each kind, beside 2,900.
   assert lines[1] - lines[0] < 0.03 * lines[0]
 
 
 @pytest.mark.parametrize("overrides", [{}, {"remat": True}, {"scan_layers": 1}])
 def test_a_trace_makes_no_class(monkeypatch, overrides):
-  """Other threads that trace find no `nn.Module` without its fields."""
+  """Other threads that trace never see an `nn.Module` without its fields."""
   made = []
   monkeypatch.setattr(
     nn.Module, "__init_subclass__", lambda *_, **__: made.append(1)
@@ -174,7 +174,7 @@ def test_a_trace_makes_no_class(monkeypatch, overrides):
 
 @pytest.mark.slow
 def test_layers_traced_once_compute_the_same_with_dropout(monkeypatch):
-  # Layers with other deltas are traced apart.
+  # Layers with different deltas are traced separately.
   injections = dataclasses.replace(
     EVERYTHING, delta_targets=".*coder/layers_[02]/mlp/.*"
   )
