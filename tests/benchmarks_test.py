@@ -1,4 +1,4 @@
-"""The benchmarks: cases, tables, pages, and tiny measurements."""
+"""Tests of the benchmarks: cases, tables, pages and tiny measurements."""
 
 import argparse
 import ast
@@ -49,7 +49,7 @@ def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():
 
 
 def test_the_tables_are_those_of_the_records(tmp_path, monkeypatch):
-  """Ratios of rounds, means over tasks, and a table of each peer."""
+  """The committed records make the committed table of ratios and means."""
   committed = report.TABLE.read_text()
   monkeypatch.setattr(report, "TABLE", tmp_path / "table.md")
   report.tabulate(cases.all_cases())
@@ -117,20 +117,20 @@ def test_a_rate_counts_the_time_of_the_last_answers():
 
 
 def test_the_page_is_that_of_the_records():
-  """Its rates, memory and copies too, so that their formulas are the same."""
+  """The committed records make the committed page, with every formula in it."""
   records = harness.records("serving")
   page = serving.page(records)
   assert (ROOT / "results" / "serving.md").read_text() == page
   files = (harness.RECORDS / "serving").glob("*.json")
   assert {serving.file_name(x) for x in records} == {x.stem for x in files}
-  # What has no answer failed, and what was refused did not.
+  # A request without an answer failed; a refused one did not.
   record = next(x for x in records if x["part"] == "load")
   held = record["held"] | {"requests": 8, "statuses": {"200": 3, "429": 3}}
   rows = serving.rows({**record, "held": held})
   assert ("that failed and were not refused", "0", "2") in rows
 
 
-# A trainer that only writes what the system counts of its process.
+# A trainer that only writes its peak memory, as the system reports it.
 TRAINER = """
 class trainer:
   class Trainer:
@@ -164,7 +164,7 @@ def test_a_gigabyte_is_a_billion_bytes(tmp_path):
   (tmp_path / "t5x/train.py").write_text(main)
   facts = first_step.first_step(tmp_path, str(tmp_path), [])
   _, kibibytes, unit = (tmp_path / "peak").read_text().split()
-  assert unit == "kB"  # As the system calls 1,024 bytes.
+  assert unit == "kB"  # The system's name for 1,024 bytes.
   assert facts["peak_gb"] == pytest.approx(int(kibibytes) * 1.024e-6, rel=0.01)
 
 
@@ -179,7 +179,7 @@ def test_a_tiny_model_is_run_as_a_large_one(tmp_path, monkeypatch):
   assert [x["step"] for x in record["train"]["evals"]] == [2, 4]
   assert len(record["answer"]["answers"]) == 4
   of_weights = record["planned"]["weights"]
-  # All weights are float32, the prompt of [100, 16] too.
+  # Four bytes for each parameter and for each number of the prompt.
   assert of_weights == 4 * record["parameters"] + 4 * 100 * 16
   assert record["train"]["peak_bytes"] > record["planned"]["train"] > of_weights
 
@@ -214,7 +214,7 @@ def test_rates_are_of_both_passes(monkeypatch):
     task="ladder_cb", inputs=28, targets=8, batch_size=16
   )
   first, later = input_pipeline.pipeline_rates(args, False, seconds=0.1)
-  # The first pass has the preprocessing of every example in it.
+  # The first pass also preprocesses every example.
   assert 0 < first < later
 
 
@@ -233,7 +233,7 @@ def test_reliability_counts_each_case_once_and_writes_the_page(tmp_path):
   first = {"a": case("a", {"kills": 1, "most_seconds": 3}), "b": case("b", {})}
   assert reliability_cases.count(tmp_path, first)["broken"] == 1
   with (tmp_path / "cases.jsonl").open("a") as file:
-    file.write('{"case": "c", "cou')  # By a killed process.
+    file.write('{"case": "c", "cou')  # A killed process.
   both = {**first, "c": case("c", {"kills": 2, "most_seconds": 2})}
   counts = reliability_cases.count(tmp_path, both)
   assert reliability_cases.count(tmp_path, both) == counts

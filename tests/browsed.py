@@ -13,7 +13,7 @@ ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 
 
 class Page:
-  """The page, as its user sees it."""
+  """The page as its user sees it."""
 
   def __init__(self, browser, downloads):
     self.browser, self.downloads = browser, downloads
@@ -40,7 +40,7 @@ class Page:
     return self.browser.switch_to.active_element
 
   def errors(self):
-    """Returns the messages of the browser's console."""
+    """Returns the messages in the browser's console."""
     return [entry["message"] for entry in self.browser.get_log("browser")]
 
   def fill(self, **values):
@@ -50,7 +50,7 @@ class Page:
       field.send_keys(value)
 
   def ask(self, names, text, labels=""):
-    """Fills the form in, sends it by keyboard, and returns the answers."""
+    """Fills in the form, sends it by keyboard, and returns the answers."""
     for box in self.all("#choices input"):
       if box.is_selected() != (box.get_attribute("value") in names):
         box.click()
@@ -70,10 +70,10 @@ class Page:
 
 @contextlib.contextmanager
 def opened(downloads):
-  """Opens a browser where one is installed: Debian's `chromium`.
+  """Opens a browser, or skips if none is installed (Debian's `chromium`).
 
   Args:
-    downloads: The folder of what it saves.
+    downloads: The folder for downloaded files.
   """
   browser = shutil.which("chromium") or shutil.which("google-chrome")
   executable = shutil.which("chromedriver")

@@ -1,7 +1,7 @@
-"""A bucket: a server of Cloud Storage on this machine, and a bad line to it.
+"""A bucket on this machine: a Cloud Storage server with an unreliable line.
 
-`fake-gcs-server` keeps the objects. Between it and the programs is a proxy that
-refuses what a test wants refused.
+`fake-gcs-server` keeps the objects. A proxy between it and the programs refuses
+the requests that a test wants refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,22 +23,21 @@ import started
 
 from t5x.files import run_lock
 
-# What the server knows; any account may write to the first and none to the
-# second.
+# Two buckets: every account may write to the first, and none to the second.
 BUCKET, FORBIDDEN = "bucket", "forbidden"
 _BINARIES = pathlib.Path(server_wheel.__file__).parent / "vendor"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-# Headers that are about the connection.
+# Headers of the connection itself.
 _OF_THE_LINE = {"transfer-encoding", "connection", "content-length", "host"}
 
 
 class Refusal(NamedTuple):
-  """What a program is told instead of the server's answer.
+  """An error that a program gets instead of the server's answer.
 
   Attributes:
-    code: Status of HTTP; 0 hangs up.
-    message: In words.
-    is_done: Whether the server did what was asked, and its answer was lost.
+    code: The HTTP status; 0 hangs up.
+    message: The error's text.
+    is_done: Whether the server served the request and only its answer was lost.
   """
 
   code: int
@@ -46,14 +45,14 @@ class Refusal(NamedTuple):
   is_done: bool = False
 
 
-# Asked for each request, a method and a path.
+# The proxy calls it with the method and the path of each request.
 Refuse = Callable[[str, str], Refusal | None]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
-  # Headers and content are written one after the other; the second would wait
-  # 40 ms until the first is acknowledged.
+  # Headers and content are written separately. With Nagle's algorithm, content
+  # would wait 40 ms until the headers are acknowledged.
   disable_nagle_algorithm = True
 
   def _pass_on(self):
@@ -83,13 +82,13 @@ def _without_line(headers):
 
 
 class Line(http.server.ThreadingHTTPServer):
-  """The way to the server.
+  """A proxy before the server.
 
   Attributes:
-    refuse: Says what is refused.
-    count: Requests so far.
-    refused: Those of them that were refused.
-    url: For the programs.
+    refuse: Returns the refusal of a request, or None.
+    count: The number of requests so far.
+    refused: The number of refused requests.
+    url: The address that programs use.
   """
 
   # Programs open many connections at once.
@@ -105,12 +104,12 @@ class Line(http.server.ThreadingHTTPServer):
     threading.Thread(target=self.serve_forever, daemon=True).start()
 
   def handle_error(self, request, client_address):
-    """Says nothing of programs that hung up."""
+    """Ignores programs that hang up."""
 
   def answer(
     self, method: str, path: str, body: bytes, headers: dict[str, str]
   ) -> tuple[int, dict[str, str], bytes]:
-    """Asks the server, or refuses."""
+    """Returns the server's answer, or a refusal."""
     with self._lock:
       self.count += 1
       refusal = self.refuse(method, path)
@@ -129,12 +128,12 @@ class Line(http.server.ThreadingHTTPServer):
     return refusal.code, {}, json.dumps({"error": error}).encode()
 
   def refusing(self, refuse: Refuse) -> contextlib.AbstractContextManager:
-    """Refuses meanwhile."""
+    """Returns a context in which `refuse` decides."""
     return mock.patch.object(self, "refuse", refuse)
 
 
 def half(seed: int = 0) -> Refuse:
-  """Refuses half of the requests, of which a fifth were done nevertheless."""
+  """Refuses half of the requests; the server serves a fifth of them anyway."""
   chance = random.Random(seed)
 
   def refuse(method: str, path: str) -> Refusal | None:
@@ -146,12 +145,12 @@ def half(seed: int = 0) -> Refuse:
 
 
 class Cut:
-  """Lets a number of requests through, and none after: a process was killed.
+  """A refusal of all requests after the first ones, like a killed process.
 
-  What a program would still do does not reach the bucket.
+  The program's later requests do not reach the bucket.
 
   Attributes:
-    is_over: Whether one was refused.
+    is_over: Whether a request was refused.
   """
 
   def __init__(self, after: int):
@@ -168,7 +167,7 @@ class Cut:
 
 @contextlib.contextmanager
 def in_place_of_googles() -> Iterator[Line]:
-  """Runs it so that this process takes it for Google's, with short leases."""
+  """Runs the server in the place of Google's, with short leases of runs."""
   port = int(started.free_address().rpartition(":")[2])
   name = f"{platform.system().lower()}-{_MACHINES[platform.machine()]}"
   server = subprocess.Popen(
@@ -202,7 +201,7 @@ def _make(line: Line, name: str) -> None:
   content = json.dumps({"name": name}).encode(), {"Content-Type": "text/json"}
 
   def is_made() -> bool:
-    with contextlib.suppress(OSError):  # It is not up yet.
+    with contextlib.suppress(OSError):  # The server is not up yet.
       status, *_ = line.answer("POST", "/storage/v1/b?project=tests", *content)
       return status == 200
     return False

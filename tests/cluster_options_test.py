@@ -1,4 +1,4 @@
-"""Options of a cluster, as they are typed."""
+"""Tests of cluster options, as users type them."""
 
 import sys
 

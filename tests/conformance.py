@@ -1,8 +1,8 @@
 """The toy T5s of the conformance vectors: parameters by formula.
 
-`testdata/toy_t5_1_1.npz` holds batches, and what the published reference
-programs (T5X, Flaxformer, prompt-tuning) compute from them in float32; `FACTS`
-what is not an array.
+`testdata/toy_t5_1_1.npz` holds batches and the float32 results that the
+published reference programs (T5X, Flaxformer, prompt-tuning) compute from them.
+`FACTS` holds their results that are not arrays.
 """
 
 import functools
@@ -26,19 +26,19 @@ FACTS = _SPEC["facts"]
 PROMPT_LENGTH = _SPEC["prompt_length"]
 LONG_PROMPT_LENGTH = _SPEC["long_prompt_length"]
 _PROMPT = "encoder/prompt/prompt"
-# The reference wraps the module that owns the prompt in another.
+# The reference wraps the prompt's module in another module.
 _REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
 
 
 @functools.cache
 def expected(name: str) -> np.ndarray:
-  """Returns an array of the reference, for example "prompt/logits"."""
+  """Returns a reference array, such as "prompt/logits"."""
   with np.load(_TESTDATA / "toy_t5_1_1.npz") as arrays:
     return arrays[name]
 
 
 def our_name(name: str) -> str:
-  """Translates the reference's name of a parameter to ours."""
+  """Translates the reference's name of a parameter into ours."""
   return _PROMPT if name == _REFERENCE_PROMPT else name
 
 
@@ -64,7 +64,7 @@ def config(size: str = "toy", **overrides: Any) -> network.T5Config:
 def transformer(
   prompt_length: int = PROMPT_LENGTH, size: str = "toy", **overrides: Any
 ) -> network.Transformer:
-  """Returns the network; a prompt of length 0 is none."""
+  """Returns the network, without a prompt if its length is 0."""
   injections = network.Injections()
   if prompt_length:
     prompt = functools.partial(prompts.Prompt, prompt_length)
@@ -90,7 +90,7 @@ def parameters(
 def with_prompt(
   params: dict[str, Any], prompt: Any, stack: str = "encoder"
 ) -> dict[str, Any]:
-  """Returns the parameters with others for the module of the prompt."""
+  """Returns the parameters with those of the prompt's module replaced."""
   return {**params, stack: {**params[stack], "prompt": prompt}}
 
 
@@ -131,14 +131,14 @@ def network_inputs(features: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
 def variable_shapes(
   model: network.Transformer, inputs: Any = None, **options: Any
 ) -> Any:
-  """Returns what `init` makes, of a batch's inputs unless there are others."""
+  """Returns the shapes from `init`; the default inputs are those of a batch."""
   init = functools.partial(model.init, enable_dropout=False, **options)
   inputs = inputs or network_inputs(batch())
   return jax.eval_shape(init, jax.random.key(0), *inputs)
 
 
 def random_params(model: Any, scale: float = 1.0) -> dict[str, Any]:
-  """Makes random values for all parameters: some methods start with zeros."""
+  """Makes random parameters, because some methods start with zeros."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype),
@@ -191,6 +191,6 @@ def decode_step_by_step(
     )
     logits.append(step_logits)
   for leaf in jax.tree.leaves(variables):
-    # Beam search gathers over the batch, and shares scalars.
+    # Beam search gathers over the batch axis and shares scalars.
     assert leaf.ndim == 0 or len(leaf) == len(inputs)
   return np.concatenate(logits, axis=1)

@@ -4,14 +4,14 @@ import os
 import tempfile
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# There is no hub but those that tests serve.
+# Tests have no hub except those that they serve.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
-# Tests compile much and compute little: this halves the compiler's time.
+# Tests compile much and compute little, and this halves the compiler's time.
 os.environ["XLA_FLAGS"] = (
   f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 )
-# Many tests compile the same program: the second time it is read from here, by
-# all workers of pytest-xdist, which inherit the variable.
+# Many tests compile the same program. All workers of pytest-xdist inherit this
+# variable, so each program is compiled once.
 if "PYTEST_XDIST_WORKER" not in os.environ:
   _CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
@@ -35,9 +35,9 @@ _VERBOSITY = logging.get_verbosity()
 
 @pytest.fixture(autouse=True)
 def _own_process():
-  """A command sets gin's configuration and what is logged for its process.
+  """Undoes the gin configuration and logging level that a command sets.
 
-  No test finds those of another.
+  Commands set them for the whole process; each test starts without them.
   """
   logging.set_verbosity(_VERBOSITY)
   yield
@@ -46,7 +46,7 @@ def _own_process():
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-  """A tiny base model, not to be changed."""
-  import tiny  # What it needs takes seconds to import.
+  """A tiny base model, which tests must not change."""
+  import tiny  # Its imports take seconds.
 
   return tiny.save_base(tmp_path_factory.mktemp("base"))

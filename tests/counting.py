@@ -8,8 +8,8 @@ from prompt_tuning.experiments import running, sheets
 from t5x.configuration import identity
 from t5x.runs import record_schema
 
-# With a "checkpoint" after every step. FAIL says how seed 1 ends: a number is
-# that of a signal.
+# It writes a "checkpoint" after every step. FAIL says how seed 1 ends; a number
+# is a signal's.
 PROGRAM = """
 import ast, hashlib, json, os, pathlib, sys, time
 flags = [x[6:].split("=", 1) for x in sys.argv[1:] if x.startswith("--gin.")]
@@ -77,20 +77,20 @@ def place(folder, sleep=0.0, fail="") -> running.Workspace:
 
 
 def replace(path, old, new):
-  """Replaces a text of a file, which has to be there."""
+  """Replaces a text in a file, which must contain it."""
   text = path.read_text()
   assert old in text
   path.write_text(text.replace(old, new))
 
 
 def edit(place, old, new):
-  """Replaces a text of the sheet `x`; returns its cells."""
+  """Replaces a text in the sheet `x`; returns its cells."""
   replace(place.root / "configs" / "x.toml", old, new)
   return cells(place)
 
 
 def edit_program(root, old, new):
-  """Replaces a text of the program."""
+  """Replaces a text in the program."""
   replace(root / "program" / "train.py", old, new)
 
 
@@ -99,7 +99,7 @@ def cells(place, sheet="x"):
 
 
 def filed(place, sheet="x"):
-  """Cell -> its record in `results`."""
+  """Returns cell -> its record in `results`."""
   return {
     path.stem: json.loads(path.read_text())
     for path in sorted((place.results / sheet).glob("*.json"))

@@ -22,7 +22,7 @@ DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
     (data := path.read_bytes())[: len(data) // 2].ljust(len(data), b"\0")
   ),
   "appended to": lambda path: path.write_bytes(path.read_bytes() + b"}\n"),
-  # By another file of the same kind: its content in another order.
+  # The replacement has the same bytes in another order.
   "replaced": lambda path: path.write_bytes(path.read_bytes()[::-1]),
 }
 

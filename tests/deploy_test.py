@@ -1,4 +1,4 @@
-"""The files of deploy/: they fit their schema, each other, and the server."""
+"""Tests that the files of deploy/ fit their schema, each other, the server."""
 
 import json
 import re
@@ -25,7 +25,7 @@ COMPOSE, WITH_GPU = (
 
 
 def _check(command):
-  """Checks a command of the image; the server's parser refuses others."""
+  """Parses a command of the image; the server's parser refuses a wrong one."""
   (start,) = re.findall(r"^ENTRYPOINT (\[.*?\])", IMAGE, re.S | re.M)
   words = json.loads(start.replace("\\\n", ""))
   args = console.parse([*words[1:], *command])
@@ -58,15 +58,15 @@ def test_manifests_fit_together():
     ("livenessProbe", "/healthz"),
   ):
     assert CONTAINER[name]["httpGet"] == {"path": path, "port": "http"}
-  # A folder that hangs, which a restart would not mend.
+  # A restart does not mend a folder that hangs, so the probe waits longer.
   slowest = prompt_store._PATIENCE + 3 * service._PROBE_SECONDS
   assert CONTAINER["livenessProbe"].get("timeoutSeconds", 1) > slowest
-  # An answer that has begun, and the pause before SIGTERM.
+  # The grace period covers a started answer and the pause before SIGTERM.
   assert POD["terminationGracePeriodSeconds"] > args.answer_seconds + 5
 
 
 def test_no_variable_of_the_service_is_taken_for_a_flag(monkeypatch):
-  """Kubernetes tells pods the address of each service, unless told not to."""
+  """Kubernetes sets a variable for each service unless a pod disables that."""
   if POD.get("enableServiceLinks", True):
     name = SERVICE["metadata"]["name"].upper().replace("-", "_")
     monkeypatch.setenv(f"{name}_PORT", "tcp://10.0.0.1:80")

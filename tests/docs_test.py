@@ -1,7 +1,7 @@
-"""The commands of README.md and docs/, run: on a miniature, for a few steps.
+"""Tests that run the commands of README.md and docs/ on a miniature, briefly.
 
-Pages that need what is not here (accelerators, SuperGLUE's data) are checked by
-`gin_test` and `console_test` only; docs/extending.md has a test of its own.
+Only `gin_test` and `console_test` check pages that need accelerators or
+SuperGLUE's data; `extending_test` checks docs/extending.md.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ import started
 from prompt_tuning.interop import checkpoint_conversion
 
 ROOT = documented.ROOT
-# In this order: later pages use what README's first run leaves.
+# The order matters: later pages use the output of README's first run.
 PAGES = ["README", "training", "methods", "your_own_data", "checkpoints"]
-# Those of pods.md are of a whole sheet, and `serve` does not end.
+# `launch` and `tabulate` process a whole sheet, and `serve` does not end.
 ENDLESS = {"serve", "launch", "tabulate"}
-# Tested with a hub on this machine: tests/interop/hub_test.py.
+# tests/interop/hub_test.py tests these with a hub on this machine.
 ON_THE_HUB = {"push"}
-# The miniature's vocabulary is not a file, nor its tasks' data.
+# The miniature has no file of its vocabulary or of its tasks' data.
 LEFT_OUT = (
   *("--gin.VOCABULARY_FILE", "--tfds_data_dir"),
   "--gin.INITIAL_CHECKPOINT_PATH='gs://",
 )
-# A miniature and its task replace T5 small, others' models and theirs.
+# A miniature and its tasks replace other models and their tasks.
 REPLACEMENTS = {
   "gin/models/t5_.*.gin": "gin/models/ladder_xs.gin",
   "checkpoints/t5_small|google/flan-t5-base": "checkpoints/ladder_xs/lm_100",
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 
 
 def _shortened(words):
-  """Returns words for the miniature, with two steps of training."""
+  """Returns the words for the miniature, with two steps of training."""
   words = [x for x in words if not x.startswith(LEFT_OUT)]
   for old, new in REPLACEMENTS.items():
     words = [re.sub(old, new, word) for word in words]
@@ -56,20 +56,20 @@ def _shortened(words):
   if "inspect" in words:
     words = [*words, "--vocabulary=ladder"]
   if "import" in words:
-    words = [*words, "t5_small"]  # Not in the repository, where others test.
+    words = [*words, "t5_small"]  # Not to the repository, which others use.
   module = ["-m", "prompt_tuning"] if words[0] == "prompt-tuning" else []
   return [*module, *words[1:]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Returns the pages' working directory, with their models and data."""
+  """The pages' working directory, with their models and data."""
   folder = tmp_path_factory.mktemp("docs")
   (folder / "gin").symlink_to(ROOT / "gin")
   (folder / "checkpoints").mkdir()
   for path in (ROOT / "checkpoints").glob("ladder_*"):
     (folder / "checkpoints" / path.name).symlink_to(path)
-  # Of words that the miniature's vocabulary has.
+  # The miniature's vocabulary has these words.
   rows = [f"Emma has{' a kite' * i}.,{i % 2 == 1}" for i in range(1, 21)]
   (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
   (folder / "test.csv").write_text("text,label\nEmma has a kite.,True\n")
@@ -98,7 +98,7 @@ def test_commands_of_a_page_run(folder, page):
 
 
 def test_notebook_runs_and_the_prompt_helps(monkeypatch):
-  """docs/tuning_in_python.ipynb, cell by cell."""
+  """Runs docs/tuning_in_python.ipynb cell by cell."""
   monkeypatch.chdir(ROOT)
   notebook = json.loads((ROOT / "docs/tuning_in_python.ipynb").read_text())
   names = {}

@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/, as a shell would split them."""
+"""The commands in README.md and docs/, split as a shell would do it."""
 
 from collections.abc import Iterator
 import pathlib
@@ -12,7 +12,7 @@ PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 
 
 def commands(*pages: pathlib.Path) -> Iterator[list[str]]:
-  """Yields the words of each command in a fenced block of `sh`."""
+  """Yields the words of each command in the fenced `sh` blocks."""
   for page in pages:
     for block in re.findall(
       r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S

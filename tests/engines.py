@@ -1,4 +1,4 @@
-"""Fixtures: one engine for all tests of a room, as compiling it takes long."""
+"""Fixtures: one engine for all tests of a folder, because compiling is slow."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def batches_done():
 
 @pytest.fixture(scope="session")
 def engine(model, batches_done):
-  """Three places for prompts, so that they are swapped."""
+  """An engine with only three places for prompts, so that it swaps them."""
   settings = Settings(
     shapes=Shapes(
       rows=(1, 4), lengths=(24,), steps=(8,), labels=(16,), beams=(2,)
@@ -40,7 +40,7 @@ def engine(model, batches_done):
 
 @pytest.fixture(scope="session")
 def prompts():
-  """Five, of other lengths."""
+  """Five prompts of different lengths."""
   rng = np.random.default_rng(0)
   return [
     TunedPrompt(

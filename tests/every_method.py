@@ -1,4 +1,4 @@
-"""The methods: what each adds to a network, and its row of the docs' table."""
+"""All methods: the parameters they add, and checks of the docs' table."""
 
 import contextlib
 import functools
@@ -28,12 +28,11 @@ from t5x import train as train_lib
 from t5x.formats import stored_arrays
 
 _PROMPT = ["gin/prompts/random_uniform.gin"]
-# In byte pieces, an input of the tiny task begins with one of these.
+# Every input of the tiny task starts with one of these byte pieces.
 _PREFIXES = list("abcdefgh")
-# Of one of the tests, in its folder.
+# Each test writes this prompt to its folder.
 _FILE = "prompt.npy"
-# Recipe -> the stem of its method's file, what other files it takes, and
-# bindings.
+# Recipe -> the stem of its method's file, its other files and its bindings.
 Files = dict[str, tuple[str, list[str], list[str]]]
 PROMPTS: Files = {
   "prompt_tuning": ("prompt_tuning", _PROMPT, ["PROMPT_LENGTH = 4"]),
@@ -95,7 +94,7 @@ STACKS = [
   "decoder/self_attention_prefix",
   "decoder/encoder_decoder_attention_prefix",
 ]
-# What each method adds, for every one of its owners.
+# The parameters that each method adds, for every owner.
 ADDED = {
   "lora": [
     f"{owner}/{kernel}/delta/{name}"
@@ -166,13 +165,13 @@ def configure(
 
 
 def normal(shapes):
-  """Random values, other than those that parameters start with."""
+  """Makes random values, which differ from the parameters' initial ones."""
   rng = np.random.default_rng(0)
   return {x: rng.normal(size=y).astype("f4") for x, y in shapes.items()}
 
 
 def parts_of(method):
-  """Random parameters of a computed prompt, by their names in its formula."""
+  """Makes random parameters of a computed prompt, by their formula's names."""
   configure(method)
   factory = gin.get_configurable(injections.Injections)().prompt
   shapes = jax.eval_shape(
@@ -185,7 +184,7 @@ def parts_of(method):
 
 
 def _trained(run):
-  """The arrays of a run's latest checkpoint that trained."""
+  """Returns the trained arrays of a run's latest checkpoint."""
   checkpoint = checkpoints.open_checkpoint(str(run))
   names = checkpoint.metadata["trained"]
   return {x: stored_arrays.read(checkpoint.arrays[x]) for x in names}
@@ -193,7 +192,7 @@ def _trained(run):
 
 @pytest.fixture(scope="module")
 def service_of(tmp_path_factory):
-  """Returns a function: network -> its base model, and a server of it."""
+  """A function: network -> its base model and a server for that model."""
   shapes = Shapes(rows=(1,), lengths=(24,), steps=(8,), labels=(16,), beams=())
   with contextlib.ExitStack() as stack:
 
@@ -212,7 +211,7 @@ def service_of(tmp_path_factory):
 
 
 def _cell(method, network, folder, model, service):
-  """Trains, resumes, evaluates and serves; returns the cell of the table."""
+  """Trains, resumes, evaluates and serves; returns the table's cell."""
   whole, parts = folder / "whole", folder / "parts"
   settings = {"model": network, "INITIAL_CHECKPOINT_PATH": model.checkpoint}
 
@@ -241,7 +240,7 @@ def _cell(method, network, folder, model, service):
   configure(method, "eval", **settings, **changed, EVAL_ASSIGNMENT_MAP=None)
   metrics = gin.get_configurable(eval_lib.evaluate)()
   assert metrics == evals[-1]["metrics"]
-  # A T5Gemma 2 has an encoder of images, which is not written.
+  # A T5Gemma 2 has an image encoder, which cannot be written.
   if method == "model_tuning" and network != "tiny_t5gemma2":
     run = checkpoint_conversion.open_model(str(parts))
     checkpoint_conversion.convert(run, "hf", str(folder / "out"))
@@ -251,7 +250,7 @@ def _cell(method, network, folder, model, service):
   prompt = parts / "prompt.safetensors"
   if not prompt.exists():
     return "eval"
-  # The run gives the file of its best prompt, and a checkpoint its own.
+  # A run's prompt is the best one; a checkpoint's is the one it holds.
   for path, evaluation in (
     (parts, max(evals, key=lambda x: x["score"])),
     (parts / f"checkpoint_{evals[-1]['step']}", evals[-1]),
@@ -276,7 +275,7 @@ def _cell(method, network, folder, model, service):
 
 
 def check_row(method, service_of, folder) -> None:
-  """Runs a method on every network, and compares the table's row."""
+  """Runs a method on every network and compares the table's row."""
   rng = np.random.default_rng(0)
   first = rng.normal(size=(4, tiny.WIDTH)).astype(np.float32)
   with contextlib.chdir(folder):

@@ -1,4 +1,4 @@
-"""docs/extending.md: its files, written to a folder, do what it says."""
+"""Tests that the files in docs/extending.md work as the page says."""
 
 import importlib
 import re
@@ -20,13 +20,13 @@ from prompt_tuning.methods import trainable
 from t5x import models
 
 PAGE = documented.ROOT / "docs" / "extending.md"
-# Before a block, the name of a file that it is the content of.
+# The name of a file, then a block with the file's content.
 _FILE = re.compile(r"^`([\w/.]+)`[^\n]*:\n\n```\w+\n(.*?)^```", re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """The page's files, in the working directory."""
+  """The working directory, with the page's files."""
   folder = tmp_path_factory.mktemp("extending")
   for name, content in _FILE.findall(PAGE.read_text()):
     path = folder / name
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 
 def _added(*gin_files):
-  """Parameters that files add to a tiny T5, and the patterns of what trains."""
+  """Returns the parameters of a tiny T5 that train with these files."""
   tiny_gin.configure_files(
     "train",
     list(gin_files),
@@ -92,7 +92,7 @@ def test_commands(folder):
 def test_method(folder):
   added = _added(str(folder / "mine/bias.gin"))
   assert "encoder/layers_0/attention/query/delta/bias" in added
-  # Of three attentions, four kernels each.
+  # Three attentions have four kernels each.
   assert len(added) == 12
 
 

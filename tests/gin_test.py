@@ -1,4 +1,4 @@
-"""The gin files: they parse, and their headers say what they need."""
+"""Tests that the gin files parse and that their headers are true."""
 
 import itertools
 import re
@@ -21,15 +21,15 @@ from t5x.runs import preflight
 
 ROOT = documented.ROOT
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
-# Whose headers name everything that a command may set there.
+# The headers of these files name every macro that a command may set.
 PARTS = ("gin/methods/", "gin/prompts/", "gin/decoding/", "gin/optimizers/")
 PROMPT_RUN = [
   "gin/models/t5_1_1_small.gin",
   "gin/methods/prompt_tuning.gin",
   "gin/prompts/class_labels.gin",
 ]
-# `python -m t5x.train ...` in README.md and docs/, but for extending.md,
-# whose files are not here.
+# `python -m t5x.train ...` in README.md and docs/, except for extending.md,
+# whose files do not exist here.
 COMMANDS = [
   words
   for words in documented.commands(*documented.PAGES)
@@ -63,7 +63,7 @@ def test_file_parses_and_its_header_is_true(gin_file):
 
 
 def test_one_rate_serves_a_prompt_and_lora():
-  """Of the recipe: steps are relative to the size of the parameter."""
+  """The recipe's steps are relative to the size of the parameter."""
   tiny_gin.parse(["gin/recipes/prompt_and_lora.gin"], finalize=False)
   definition = gin.get_configurable(adafactor.Adafactor)()
   assert definition.multiply_by_parameter_scale
@@ -92,7 +92,7 @@ def test_evaluation_reads_what_was_trained_in_any_order_of_files(last):
 )
 @pytest.mark.parametrize("kind", ["EncoderDecoder", "DecoderOnly"])
 def test_last_decoding_file_reaches_the_model(names, kind):
-  """It binds a parameter of a method, `predict_batch_with_aux`."""
+  """The file binds a parameter of the method `predict_batch_with_aux`."""
   files = [f"gin/decoding/{name}.gin" for name in names.split()]
   bases = ["gin/models/ladder_s.gin", "gin/models/decoder.gin"]
   tiny_gin.parse([*bases, *files], finalize=False)
@@ -110,14 +110,14 @@ def test_last_decoding_file_reaches_the_model(names, kind):
     lambda: model.get_initial_variables(jax.random.key(0), shapes)["params"]
   )
   batch = {x: jax.ShapeDtypeStruct(y, int) for x, y in shapes.items()}
-  # gin adds addresses, which may have any digit.
+  # gin adds addresses to the message, and these may have any digit.
   with pytest.raises(LookupError, match=rf"^{4 if names == 'beam' else 1}\b"):
     jax.eval_shape(model.predict_batch, params, batch)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
 def test_documented_command_is_complete_and_right(words):
-  """But for its files, which are not here."""
+  """A command's only problems are files that do not exist here."""
   others = tiny_gin.parse_command(words)
   defined = flags.FlagValues()
   command_flags.define_flags(defined)
@@ -157,7 +157,7 @@ def test_base_checkpoint_is_named_not_looked_for(program):
   ],
 )
 def test_parameter_counts_are_published(size, transformer, config, expected):
-  """By their authors; `parameters_test` has those of T5 1.1."""
+  """The counts are the authors'; `parameters_test` has those of T5 1.1."""
   scan = [f"{config}.scan_layers = True"]  # Traced once.
   tiny_gin.parse([f"gin/models/{size}.gin"], scan, finalize=False)
   module = gin.get_configurable(transformer)()
@@ -182,7 +182,7 @@ def test_parameter_counts_are_published(size, transformer, config, expected):
   ],
 )
 def test_wrong_configuration_is_refused(binding, message):
-  """By the parser alone; `mistakes.toml` has files and commands."""
+  """The parser alone refuses it; `mistakes.toml` tests files and commands."""
   with pytest.raises(ValueError, match=message):
     tiny_gin.parse(PROMPT_RUN, [binding])
 

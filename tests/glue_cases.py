@@ -1,4 +1,4 @@
-"""Made-up rows, tables and values of GLUE and SQuAD."""
+"""Made-up examples of GLUE and SQuAD, with their texts and metrics."""
 
 import tomllib
 

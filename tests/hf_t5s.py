@@ -1,4 +1,4 @@
-"""T5s in Hugging Face's format, of random parameters."""
+"""T5s with random parameters in Hugging Face's format."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from prompt_tuning.models.t5.config import T5Config
 from t5x.formats import stored_arrays
 
 CONFIG = T5Config(32, 8, 2, 2, 1, head_dim=6, mlp_dim=20)
-# Such as google-t5/t5-small.
+# A model like google-t5/t5-small.
 FIRST = dataclasses.replace(
   CONFIG, mlp_activations=("relu",), logits_via_embedding=True
 )
@@ -31,6 +31,6 @@ def arrays(config: T5Config, dtype=np.float32) -> dict:
 
 
 def save(folder, config: T5Config):
-  """Writes the folder of a model, and returns it."""
+  """Writes a model's folder and returns the folder."""
   hugging_face.write_folder(folder, arrays(config))
   return folder

@@ -1,4 +1,4 @@
-"""The modules of methods, and the settings that follow from them."""
+"""Tests of methods' modules and of the settings that follow from them."""
 
 import functools
 
@@ -20,7 +20,7 @@ LORA = functools.partial(lora.LowRankDelta, rank=2, alpha=2)
     (Injections(delta=LORA), True),
     (Injections(delta=LORA, delta_targets="query/delta"), True),
     (Injections(delta=LORA, delta_targets="delta"), False),
-    # Of another place.
+    # This pattern is another method's.
     (Injections(delta=LORA, rescale_targets="delta"), True),
   ],
 )

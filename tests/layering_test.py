@@ -1,4 +1,4 @@
-"""The rooms of the library and of the trainer, and the imports between them."""
+"""Tests of the imports between rooms (folders) of the library and trainer."""
 
 import ast
 import functools
@@ -84,7 +84,7 @@ BY_DOTTED = {
   .replace("/", "."): name
   for name in MODULES
 }
-# What the package imports on first use. `import prompt_tuning` may be of any.
+# The package imports these on first use. `import prompt_tuning` may mean any.
 LAZY = {f"prompt_tuning.{k}": x for k, x in prompt_tuning._LAZY.items()}
 LAZY["prompt_tuning"] = "prompt_tuning.training.model"
 MAX_FILE, MAX_FUNCTION = 400, 80
@@ -109,7 +109,7 @@ def _imports(name):
 
 
 def _module(dotted):
-  """Returns the module of this repository that a full name is in, or None."""
+  """Returns the module of this repository with that full name, or None."""
   while dotted and dotted not in BY_DOTTED:
     dotted = dotted.rpartition(".")[0]
   return dotted or None
@@ -138,7 +138,7 @@ def test_imports(dotted):
 
 
 def test_no_module_imports_itself_in_a_circle():
-  """Holds inside of every room too, `TYPE_CHECKING` imports included."""
+  """Modules of one room count too, and so do `TYPE_CHECKING` imports."""
   graph = {
     dotted: {_module(x) for x in _imports(name)}
     # The package's own module defines its lazy attributes by name alone.

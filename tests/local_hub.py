@@ -1,4 +1,4 @@
-"""A little Hugging Face hub on this machine: a few routes of its API."""
+"""A small Hugging Face hub on this machine, with a few routes of its API."""
 
 import base64
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
 
   def log_message(self, format, *args):
-    """Says nothing."""
+    """Logs nothing."""
 
   def _send(self, content: bytes, headers: dict[str, str], status=200) -> None:
     self.send_response(status)
@@ -84,7 +84,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return
     matched = _REPOSITORY.fullmatch(urllib.parse.urlsplit(self.path).path)
     if matched is None:
-      self._send_json({"errors": [], "warnings": []})  # Of a card's header.
+      self._send_json({"errors": [], "warnings": []})  # A card's check.
     elif matched[3] == "preupload":
       names = [x["path"] for x in json.loads(content)["files"]]
       mode = {"uploadMode": "regular", "shouldIgnore": False}
@@ -105,14 +105,14 @@ def _sha(key: tuple[str, str]) -> str:
 
 @contextlib.contextmanager
 def serving(monkeypatch, cache) -> Iterator[Repositories]:
-  """Puts a hub in the place of Hugging Face's, with an empty cache.
+  """Replaces Hugging Face's hub by a local one with an empty cache.
 
   Args:
-    monkeypatch: pytest's.
-    cache: The folder of the library's cache.
+    monkeypatch: pytest's fixture.
+    cache: The folder for the library's cache.
 
   Yields:
-    Its repositories, to fill and to look at.
+    The hub's repositories, which a test may fill and read.
   """
   constants = pytest.importorskip("huggingface_hub.constants")
 

@@ -1,4 +1,4 @@
-"""A sheet of runs, and records of them with scores that are made up."""
+"""A sheet of runs and their records, with made-up scores."""
 
 import json
 
@@ -19,7 +19,7 @@ SCORES = {("s", "prompt", 0): (40.0, 50.0), ("l", "prompt", 1): (70.0, 90.0)}
 
 
 def edited(*pairs, text=SHEET):
-  """Returns the sheet's text with (old, new) replaced, each of them there."""
+  """Returns the sheet's text with each old text, which must occur, replaced."""
   for old, new in pairs:
     assert old in text, old
     text = text.replace(old, new)
@@ -35,7 +35,7 @@ def sheet(tmp_path, text=SHEET):
 
 
 def record(cell, **overrides):
-  """Makes the fields of a cell's record; of size s and seed 0 by default."""
+  """Makes the fields of a cell's record; size s and seed 0 are the defaults."""
   point = {"size": "s", "seed": 0, **cell.point}
   score = SCORES.get(
     (point["size"], point["method"], point["seed"]), (50.0, 60.0)
@@ -66,13 +66,13 @@ def record(cell, **overrides):
 
 
 def results(tmp_path, sheet, cells=None, **overrides):
-  """Files records of cells, by default of all; returns the sheet's results."""
+  """Files records of the cells (default: all); returns the sheet's results."""
   some = sheet.cells() if cells is None else cells
   return Results(sheet, file(tmp_path, some, **overrides))
 
 
 def file(tmp_path, cells, **overrides):
-  """Files records of cells, and reads all that are there."""
+  """Files records of the cells; returns the archive of all records."""
   folder = tmp_path / "results" / "x"
   folder.mkdir(parents=True, exist_ok=True)
   for cell in cells:

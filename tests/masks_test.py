@@ -13,7 +13,7 @@ def test_masks_count_the_prompt():
   P = conformance.PROMPT_LENGTH
   keys = masks.key_mask(inputs, P)
   for name, mask in {
-    # Ours do not tell the queries of padding apart.
+    # Our masks do not depend on the query, even where it is padding.
     "encoder": keys & jnp.swapaxes(keys, 2, 3),
     "decoder": masks.decoder_mask(targets),
     "encoder_decoder": keys & (targets > 0)[:, None, :, None],

@@ -1,10 +1,9 @@
-"""Trains the tiny model on a mesh, in a process of its own.
+"""A script that trains the tiny model on a mesh, in a separate process.
 
   python on_mesh.py BASE JOBS [ADDRESS COUNT INDEX]
 
-JOBS is JSON: `[[NAME, OUT, ARGUMENT...], ...]`, where NAME is that of a
-function below. With an address it is one of several processes, which do them
-together.
+JOBS is JSON: `[[NAME, OUT, ARGUMENT...], ...]`, where NAME is the name of a
+function below. With an address, several processes share the jobs.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ from t5x.runs import command_line
 
 
 def batches(number):
-  """The same global batches everywhere."""
+  """Yields global batches, the same ones in every process."""
   rng = np.random.default_rng(0)
   for _ in range(number):
     inputs = rng.integers(3, 200, (tiny.BATCH_SIZE, tiny.LENGTHS["inputs"]))
@@ -43,7 +42,7 @@ IN_TWO = functools.partial(trainer.Trainer, num_microbatches=2)
 
 
 def start(base, num_partitions, trainer_cls=IN_TWO, dropout_rate=0.1):
-  """A trainer of the tiny model's prompt, at the base model's step."""
+  """Makes a trainer of the tiny model's prompt, at the base model's step."""
   partitioner = tiny.make_partitioner(num_partitions)
   model = tiny.make_model(dropout_rate=dropout_rate)
   config = checkpoints.open_checkpoint(base).metadata.get("config")
@@ -59,7 +58,7 @@ def start(base, num_partitions, trainer_cls=IN_TWO, dropout_rate=0.1):
 
 
 def losses_of(loop, partitioner, steps=3):
-  """Trains some steps."""
+  """Trains some steps and returns their losses."""
   rows = np.array(partitioner.local_rows(tiny.BATCH_SIZE))
   return [
     loop.train_steps(
@@ -95,7 +94,7 @@ def run(base, num_partitions):
 
 
 def run_by_length(base, num_partitions):
-  # Without dropout, whose masks depend on the order of the rows.
+  # No dropout, because its masks depend on the order of the rows.
   loop, _, partitioner = start(
     base, num_partitions, by_length.Trainer, dropout_rate=0.0
   )
@@ -106,7 +105,7 @@ RUNS = {"padded": run, "by length": run_by_length}
 
 
 def compare(base, out, number, *runs):
-  """Writes what some of `RUNS` return with a number of partitions."""
+  """Writes the results of some `RUNS` with a number of partitions."""
   results = {}
   for name in runs:
     results |= RUNS[name](base, number)
@@ -115,9 +114,9 @@ def compare(base, out, number, *runs):
 
 
 def take_turns(base, out, *arguments):
-  """The same, where the devices of two processes take turns on the mesh.
+  """Compares while the devices of two processes take turns on the mesh.
 
-  As those of hosts may on a TPU slice.
+  The devices of hosts may do so on a TPU slice.
   """
   devices = jax.devices()
   half = len(devices) // 2
@@ -127,7 +126,7 @@ def take_turns(base, out, *arguments):
 
 
 def go_on(base, model_dir, num_partitions, steps):
-  """A run that goes on to `steps`, on this mesh; the others share the batch."""
+  """Continues a run to `steps` on this mesh; other devices share the batch."""
   return tiny.train_prompt(
     model_dir,
     base,
@@ -138,7 +137,7 @@ def go_on(base, model_dir, num_partitions, steps):
 
 
 class _Signal(trainer.BaseAction):
-  """Sends the last process a SIGTERM, after four steps."""
+  """An action that sends the last process a SIGTERM after four steps."""
 
   def run(self, train_state, metrics_by_task):
     is_last = jax.process_index() == jax.process_count() - 1
@@ -147,7 +146,7 @@ class _Signal(trainer.BaseAction):
 
 
 def stop(base, model_dir):
-  """A run of 1,000 steps, evaluated after every second; ends as it says."""
+  """Starts a run of 1,000 steps that `_Signal` stops; prints how it ended."""
   with command_line.StopSignals() as signals:
     outcome = tiny.train(
       model_dir,
@@ -161,8 +160,8 @@ def stop(base, model_dir):
   print(outcome.status, outcome.step)
 
 
-# A prompt's file, and the programs that run with it. Each way to read a base
-# model is in one of them, so that not all programs run with everything.
+# A prompt's file -> the programs that run with it. Each way to read a base
+# model occurs once, so not every program needs every prompt.
 PROMPTS = {
   "class_labels": ("train", "eval", "infer"),
   "sampled_vocab": ("train",),
@@ -171,7 +170,7 @@ PROMPTS = {
 
 
 def prompts(_, out, base, *names):
-  """Runs the gin files that users name, on a model that all devices share."""
+  """Runs gin files for prompts, on a model that all devices share."""
   for prompt in names:
     folder = pathlib.Path(out) / prompt
     macros = {"INITIAL_CHECKPOINT_PATH": base}
@@ -212,10 +211,10 @@ def prompts(_, out, base, *names):
 
 
 def read(base, _):
-  """Reads a model, each array divided by its last axis among the processes.
+  """Reads a model whose arrays are divided among processes by the last axis.
 
-  The line is JSON: the fingerprint, and parameter -> [[start, stop] of the last
-  axis, SHA-256 of that part].
+  The printed line is JSON: the fingerprint, and parameter -> [[start, stop] of
+  the last axis, SHA-256 of that part].
   """
   checkpoint = checkpoints.open_checkpoint(base)
   mesh = jax.make_mesh((jax.device_count(),), ("part",))

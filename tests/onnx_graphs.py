@@ -1,4 +1,4 @@
-"""Graphs in int8, with nodes as an export of a T5 has them."""
+"""Graphs in int8, with nodes like those of an exported T5."""
 
 import pathlib
 
@@ -22,7 +22,7 @@ TENSORS = {
 
 
 def save(path: pathlib.Path, nodes=NODES, tensors=TENSORS) -> None:
-  """Writes a graph."""
+  """Writes a graph to a file."""
   import onnx
 
   graph = onnx.helper.make_graph(

@@ -1,4 +1,4 @@
-"""Prompts written to files and read back."""
+"""Tests of writing prompts to files and reading them back."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ def prompt():
 
 
 def test_the_file_is_what_is_documented(tmp_path, prompt):
-  # A score that no reader would take is not written.
+  # Metadata refuses a score that readers would refuse.
   with pytest.raises(ValueError, match="expected a finite score, got nan"):
     dataclasses.replace(METADATA, score=float("nan"))
   path = tmp_path / "prompt.safetensors"
@@ -144,7 +144,7 @@ def test_refuses_other_formats_objects_and_tensors(tmp_path, prompt):
 def test_refuses_a_header_it_cannot_read(tmp_path, prompt, changes, message):
   path = tmp_path / "prompt.safetensors"
   header = prompt_files.to_header(PLAIN, prompt)
-  # It need not have them.
+  # A header may lack these two.
   del header["prompt_sha256"], header["header_sha256"]
   safetensors.numpy.save_file({"prompt": prompt}, path, header)
   assert prompt_files.load_prompt(path)[1] == PLAIN
@@ -198,7 +198,7 @@ def test_refuses_an_array_file_that_is_not_what_its_header_says(
 def test_file_that_is_shortened_while_it_is_read_does_no_harm(
   tmp_path, prompt, monkeypatch
 ):
-  """A mapped one would end the process, with SIGBUS."""
+  """If the file were mapped, SIGBUS would end the process."""
   path = tmp_path / "prompt.safetensors"
   prompt_files.save_prompt(path, prompt)
   open_file = safetensors.safe_open
@@ -220,7 +220,7 @@ def test_names_the_other_model_and_the_other_vocabulary():
   other = dataclasses.replace(METADATA, vocabulary_sha256="bbbb")
   with pytest.raises(ValueError, match=r"sha256 eed7, .* with bbbb"):
     prompt_files.check_compatible(other, "52cb", "eed7")
-  # One that could not be identified is not compared.
+  # A model that could not be identified is not compared.
   unknown = dataclasses.replace(METADATA, base_fingerprint=prompt_files.UNKNOWN)
   prompt_files.check_compatible(unknown, "aaaa", "eed7")
   prompt_files.check_compatible(METADATA, prompt_files.UNKNOWN, "eed7")

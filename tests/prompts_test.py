@@ -19,12 +19,12 @@ VOCABULARY = types.SimpleNamespace(
 
 @pytest.fixture(scope="module")
 def embeddings() -> np.ndarray:
-  """[256, 32]"""
+  """The token embeddings, [256, 32]."""
   return np.asarray(conformance.parameters()["token_embedder"]["embedding"])
 
 
 def row_numbers(prompt: jax.Array, table: np.ndarray) -> list[int]:
-  """Finds each row of the prompt in the table."""
+  """Returns the number of each prompt row in the table."""
   equal = (np.asarray(prompt)[:, None] == table).all(axis=-1)
   assert (equal.sum(axis=1) == 1).all()
   return equal.argmax(axis=1).tolist()

@@ -1,4 +1,4 @@
-"""A server without sockets, for tests."""
+"""A server for tests, without sockets by default."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ def client(service, **options) -> httpx.AsyncClient:
 
 
 def send_all(service, requests, together=False) -> list[httpx.Response]:
-  """Sends (method, path, options) each to one server; in turn, or at once."""
+  """Sends each (method, path, options) to one server, in turn or at once."""
 
   async def run():
     async with client(service) as http:
@@ -89,7 +89,7 @@ def npy(array) -> bytes:
 
 
 def zipped(files, kind=zipfile.ZIP_DEFLATED) -> bytes:
-  """Makes an archive of files: name -> content."""
+  """Makes an archive from name -> content."""
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w", kind) as archive:
     for name, content in files.items():
@@ -98,9 +98,9 @@ def zipped(files, kind=zipfile.ZIP_DEFLATED) -> bytes:
 
 
 def check_error(response, status, message, *param) -> None:
-  """Checks that it has OpenAI's form, and tells nothing of the server.
+  """Checks that an error has OpenAI's form and hides the server's internals.
 
-  With a `param`, that this is the field it blames; "": none.
+  With `param`, the error must blame that field; with "", no field.
   """
   assert response.status_code == status, response.text
   error = response.json()["error"]
@@ -113,7 +113,7 @@ def check_error(response, status, message, *param) -> None:
 
 @contextlib.contextmanager
 def unchanged(service):
-  """Checks that the prompts are what they were."""
+  """Checks that the stored prompts do not change."""
 
   def state():
     files = service.store.folder.iterdir()

@@ -1,4 +1,4 @@
-"""The pages as a site."""
+"""A test of the documentation's site."""
 
 import shutil
 
@@ -9,7 +9,7 @@ import started
 
 @pytest.mark.slow
 def test_site_is_built_without_warnings(tmp_path):
-  """From a copy: the build writes pages of its own beside the others."""
+  """Builds a copy, because the build writes pages beside the others."""
   for path in documented.ROOT.glob("*.md"):
     shutil.copy(path, tmp_path)
   for name in ("docs", "gin", "prompt_tuning", "results", "runtime"):

@@ -1,4 +1,4 @@
-"""A Slurm of one node for tests, where it is installed: Debian's slurm-wlm."""
+"""A Slurm of one node for tests, if slurm-wlm (Debian) is installed."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,7 +14,7 @@ import time
 import pytest
 import started
 
-# It has {names} in the place of what the test chooses.
+# It has a {name} for each value that the test chooses.
 _CONFIGURATION = (started.TESTS / "testdata" / "slurm.conf").read_text()
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _START_SECONDS = 30.0
@@ -22,7 +22,7 @@ _START_SECONDS = 30.0
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
-  """Runs a cluster, whose commands work here; skips where there is none."""
+  """Runs a cluster for Slurm's commands; skips if Slurm is not installed."""
   found = {
     name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     for name in (*_DAEMONS, "sbatch")

@@ -1,4 +1,4 @@
-"""Processes: Python, or scripts of `tests/` with some of JAX's CPU devices."""
+"""Processes: Python, or scripts in `tests/` with several JAX CPU devices."""
 
 from collections.abc import Callable, Iterable, Sequence
 import contextlib
@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 TESTS = pathlib.Path(__file__).parent
-# The lock of a process on another machine, as filelock writes it.
+# The lock of a process on another machine, in filelock's format.
 LOCK_ELSEWHERE = (
   "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
   "start=33\n"
@@ -22,7 +22,7 @@ LOCK_ELSEWHERE = (
 def start(
   script: str, arguments: Sequence[Any], devices: int
 ) -> subprocess.Popen:
-  """Starts a script of this folder."""
+  """Starts a script in this folder."""
   path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
   return subprocess.Popen(
     [sys.executable, str(TESTS / script), *map(str, arguments)],
@@ -41,7 +41,7 @@ def start(
 def python(
   *words: Any, status: int | None = 0, **options: Any
 ) -> subprocess.CompletedProcess:
-  """Runs Python with these words to its end; status None is any."""
+  """Runs Python with these words to its end; None allows any exit status."""
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   command = [sys.executable, *map(str, words)]
   done = subprocess.run(command, text=True, **pipes | options)
@@ -51,13 +51,13 @@ def python(
 
 
 def plain_environment() -> dict[str, str]:
-  """Returns that of a user: not what JAX and XLA's log are told for tests."""
+  """Returns a user's environment, without the tests' JAX and log settings."""
   hidden = ("JAX_", "TF_CPP_")
   return {k: x for k, x in os.environ.items() if not k.startswith(hidden)}
 
 
 def last_lines(processes: Iterable[subprocess.Popen]) -> list[list[str]]:
-  """Waits, and returns each one's last line; Gloo prints some, too."""
+  """Waits and returns each process's last line; Gloo prints others first."""
   lines = []
   for process in processes:
     output, errors = process.communicate(timeout=1200)
@@ -75,10 +75,10 @@ def wait(is_true: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 def free_address(ports: int = 1) -> str:
-  """Returns an address for the first of several processes.
+  """Returns a free address for the first of several processes.
 
   Args:
-    ports: How many ports in a row are free, from that of the address.
+    ports: The number of consecutive free ports, starting with the address's.
   """
   # Linux gives outgoing connections ports from 32768.
   first = 20_000 + secrets.randbelow(12_000)

@@ -1,4 +1,4 @@
-"""Texts and values that T5's own program gives for made-up examples."""
+"""Texts and values that T5's own program computes for made-up examples."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is installed: exact versions with hashes, and nothing else."""
+"""Tests that only exact versions with hashes are installed."""
 
 import pathlib
 import re
@@ -11,8 +11,8 @@ import started
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("constraints*.txt"))
-# Extra -> the file that has what it adds to constraints.txt and, unless that is
-# the server's, to constraints-dev.txt.
+# Extra -> the file with its packages that are neither in constraints.txt nor,
+# except for the server's, in constraints-dev.txt.
 EXTRAS = {
   "serving": "",
   "dev": "-dev",
@@ -27,7 +27,7 @@ EXTRAS = {
 
 
 def _pins(*paths: pathlib.Path) -> dict[str, Requirement]:
-  """Returns name -> the pinned requirement of files."""
+  """Returns name -> the pinned requirement in the files."""
   lines = "".join(x.read_text() for x in paths).replace("\\\n", "").splitlines()
   texts = [re.sub(r" --hash=.*", "", x) for x in lines if x[:1] not in "# "]
   return {Requirement(x).name: Requirement(x) for x in texts}
@@ -100,7 +100,7 @@ def test_setup_installs_nothing_without_hashes_but_torch(tmp_path):
     assert [x.split()[-1][:7] for x in others] == ["torch=="] * (
       "interop" in extras
     )
-    assert not installed(*extras)  # It is up to date.
+    assert not installed(*extras)  # All is up to date.
   with pytest.raises(subprocess.CalledProcessError):
     installed("cuda")
 
@@ -122,7 +122,7 @@ def test_licences_are_of_the_pinned_versions():
   reason="There is a device.",
 )
 def test_compilers_without_their_devices_look_for_none(tmp_path):
-  """JAX's CUDA plugin wants CUDA's libraries, and libtpu asks for its hosts."""
+  """JAX starts silently on a CPU with a CUDA plugin and libtpu installed."""
   (tmp_path / "libtpu.py").write_text(
     "def get_library_path():\n  return __file__"
   )

@@ -1,4 +1,4 @@
-"""Checkpoints as Google's T5X leaves them, written without the runtime."""
+"""Checkpoints in the formats of Google's T5X, written without the runtime."""
 
 import pathlib
 from typing import Any
@@ -24,14 +24,14 @@ def write_v3(
   flat: dict[str, np.ndarray],
   driver: str = "gfile",
 ) -> str:
-  """Writes format 3: msgpack, and zarr for what T5X partitions.
+  """Writes format 3: msgpack, with zarr for the arrays that T5X partitions.
 
   Args:
-    directory: Where to put `checkpoint_<step>`.
-    step: Pretraining steps.
-    flat: Path of the parameter -> array.
-    driver: What the specs call the place of the arrays: "gfile", "gcs", or
-      "old", TensorStore's words before 0.1.14.
+    directory: The folder for `checkpoint_<step>`.
+    step: The number of pretraining steps.
+    flat: The path of each parameter -> its array.
+    driver: The form of the arrays' place in the specs: "gfile", "gcs", or
+      "old" (TensorStore before 0.1.14).
   """
   folder = directory / f"checkpoint_{step}"
   folder.mkdir(parents=True)
@@ -77,7 +77,7 @@ def write_v3(
 def write_orbax(
   directory: pathlib.Path, step: int, flat: dict[str, np.ndarray]
 ) -> str:
-  """Writes what T5X's CheckpointManager does, an item "state", no OCDBT."""
+  """Writes an item "state" without OCDBT, like T5X's CheckpointManager."""
   tree = {
     "target": traverse_util.unflatten_dict(flat, sep="/"),
     "state": _state(flat, step),
@@ -93,10 +93,10 @@ def write_orbax(
 
 
 def read_v3(folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
-  """Reads format 3 as T5X does: a spec is told the place, then opened."""
+  """Reads format 3 as T5X does: it puts the path into a spec and opens it."""
   tree = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
   assert tree["version"] == 3
-  # An empty one of the parameters breaks T5X's `load_t5x_checkpoint`.
+  # An empty state of the parameters breaks T5X's `load_t5x_checkpoint`.
   state = tree["optimizer"]["state"]
   assert state.keys() == {"step"}
   target = traverse_util.flatten_dict(
@@ -107,7 +107,7 @@ def read_v3(folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
   flat = {}
   for name, leaf in target.items():
     if isinstance(leaf, dict):
-      # T5X takes these three for granted, and does without the last two.
+      # T5X assumes that a shape and these two exist, but does not need the two.
       assert leaf["metadata"]["shape"]
       del leaf["metadata"]["chunks"], leaf["metadata"]["compressor"]
       assert leaf["kvstore"]["driver"] == "file"

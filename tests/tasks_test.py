@@ -1,4 +1,4 @@
-"""Names of tasks, and their vocabulary where there is no model."""
+"""Tests of tasks' names and of their vocabulary without a model."""
 
 import re
 
@@ -44,7 +44,7 @@ def test_names_are_those_that_are_registered():
     for name in registered
     if name.startswith(("super_glue", "mini", "ladder", "dpr", *GLUE_AND_QA))
     and not name.startswith("ladder_probe_")
-    and not re.search("_v0[0-9]{2}|_v100", name)  # T5's names of the same.
+    and not re.search("_v0[0-9]{2}|_v100", name)  # T5's own names.
   }
   listed = task_names.by_heading()
   assert {name for names in listed.values() for name in names} == ours

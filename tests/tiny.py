@@ -91,7 +91,7 @@ def config(**overrides) -> network.T5Config:
 
 
 def multi_optimizer(*patterns_and_optimizers) -> optimizers.MultiOptimizer:
-  """Trains what some patterns match with the optimizer after them."""
+  """Makes an optimizer from patterns, each group with its optimizer last."""
   return optimizers.MultiOptimizer(
     [
       (
@@ -118,7 +118,7 @@ def make_model(
   loss_normalizing_factor=None,
   **config_overrides,
 ) -> models.EncoderDecoderModel:
-  """A model that trains its prompt, unless told otherwise."""
+  """Makes a model that trains its prompt by default."""
   vocabulary = vocabulary_lib.of_model(seqio.ByteVocabulary())
   prompt = functools.partial(
     prompts.Prompt,
@@ -140,7 +140,7 @@ def make_model(
 
 
 def model_with(prompt, base) -> models.EncoderDecoderModel:
-  """A model that begins with the prompt in a file, of that base model."""
+  """Makes a model whose prompt starts from a file for that base model."""
   vocabulary = make_model().input_vocabulary
   array = base_model.prompt_for_model(str(prompt), str(base), vocabulary)
   return make_model(prompt_init=prompts.from_array(array))
@@ -168,7 +168,7 @@ def input_shapes(batch_size=BATCH_SIZE):
 
 
 def features(inputs, targets) -> dict[str, np.ndarray]:
-  """The batch of inputs [B, T] and targets [B, S], where 0 is padding."""
+  """Makes a batch of inputs [B, T] and targets [B, S]; 0 is padding."""
   return {
     "encoder_input_tokens": np.asarray(inputs, np.int32),
     "decoder_input_tokens": np.pad(
@@ -182,7 +182,7 @@ def features(inputs, targets) -> dict[str, np.ndarray]:
 def make_initializer(
   model=None, partitioner=None, batch_size=BATCH_SIZE, trains=True
 ) -> initialization.TrainStateInitializer:
-  """Makes states of a model; none of it trains in inference."""
+  """Makes an initializer of a model's states; in inference, nothing trains."""
   model = model or make_model()
   return initialization.TrainStateInitializer(
     model.optimizer_def if trains else None,
@@ -193,7 +193,7 @@ def make_initializer(
 
 
 def restore(base, model=None, **overrides):
-  """Begins with a checkpoint: the state, and the checkpoint."""
+  """Returns the state from a base checkpoint, and the checkpoint."""
   return make_initializer(model).from_base_model(
     restore_config(base, **overrides), jax.random.key(0)
   )
@@ -202,7 +202,7 @@ def restore(base, model=None, **overrides):
 def make_trainer(
   trainer_cls, model=None, partitioner=None, base=None, rate=0.3
 ) -> trainer.Trainer:
-  """A trainer of a model from scratch, or of a base model."""
+  """Makes a trainer of a model, from scratch or from a base model."""
   model = model or make_model()
   partitioner = partitioner or make_partitioner()
   initializer = make_initializer(model, partitioner)
@@ -222,7 +222,7 @@ def make_trainer(
 
 
 def save_best_prompt(folder) -> actions.SaveBestPrompt:
-  """Makes the action that keeps the best prompt of the tiny task's run."""
+  """Makes an action that keeps the best prompt of a run on the tiny task."""
   return actions.SaveBestPrompt(
     str(folder), TASK, ".*", make_model().input_vocabulary
   )
@@ -231,7 +231,7 @@ def save_best_prompt(folder) -> actions.SaveBestPrompt:
 def save_base(folder, seed=0, **config_overrides) -> str:
   """Writes a randomly initialised base model, without a prompt."""
   model = make_model(with_prompt=False, **config_overrides)
-  variables = jax.jit(  # As a few programs, not as one for each operation.
+  variables = jax.jit(  # Few programs instead of one for each operation.
     lambda rng: model.get_initial_variables(rng, input_shapes())
   )(jax.random.key(seed))
   return checkpoints.save_base_checkpoint(
@@ -269,7 +269,7 @@ def dataset_config(**overrides) -> utils.DatasetConfig:
 
 
 def train_arguments(model_dir, base, model=None, **overrides):
-  """Arguments of `t5x.train`: 6 steps, evaluated and saved every 3."""
+  """Makes arguments of `t5x.train`: 6 steps, evaluated and saved every 3."""
   evaluated = {"split": "validation", "shuffle": False}
   period = overrides.pop("period", 3)
   return {
@@ -313,12 +313,12 @@ def record(folder) -> dict[str, Any]:
 
 
 def lines(path) -> list[dict[str, Any]]:
-  """Returns the lines of a file of JSON."""
+  """Returns the values in a file of JSON lines."""
   return [json.loads(x) for x in pathlib.Path(path).read_text().splitlines()]
 
 
 def assert_same_prompt(folder, other) -> None:
-  """Compares the best prompts of two runs, bit for bit, and their origin."""
+  """Compares the best prompts of two runs and the prompts' metadata."""
   (array, metadata), (expected, its_metadata) = (
     prompt_files.load_prompt(x / "prompt.safetensors") for x in (folder, other)
   )
@@ -327,13 +327,13 @@ def assert_same_prompt(folder, other) -> None:
 
 
 def edit_record(folder, **fields) -> None:
-  """Changes fields of the record of the run in a folder."""
+  """Changes fields in the record of the run in a folder."""
   text = json.dumps(record(folder) | fields)
   (pathlib.Path(folder) / "record.json").write_text(text)
 
 
 def make_plan(model_dir, base, model=None, **overrides) -> plan.Plan:
-  """The plan of `train`, which is not run."""
+  """Makes the plan of `train` without running it."""
   return plan.Plan(**train_arguments(model_dir, base, model, **overrides))
 
 
@@ -343,7 +343,7 @@ def train(model_dir, base, model=None, **overrides) -> plan.Outcome:
 
 
 def train_prompt(model_dir, base, **overrides) -> plan.Outcome:
-  """Runs `t5x.train`; unless told otherwise, it keeps the best prompt."""
+  """Runs `t5x.train`, which keeps the best prompt by default."""
   actions = {"INFER_EVAL": [save_best_prompt(model_dir)]}
   return train(model_dir, base, **{"actions": actions, **overrides})
 
@@ -377,7 +377,7 @@ def train_sentencepiece(
   vocab_size=19,
   **settings,
 ) -> str:
-  """Trains a vocabulary of texts, with T5's ids; returns its file."""
+  """Trains a vocabulary with T5's ids on texts; returns its file."""
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(texts),

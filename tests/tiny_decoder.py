@@ -43,7 +43,7 @@ _GEMMA = {
   "sliding_window": 3,
   "layer_types": ["sliding_attention", "full_attention"],
 }
-# The end token is that of all.
+# Both stacks have the same end token.
 _STACKS = {"encoder": _GEMMA, "decoder": _GEMMA, "eos_token_id": 1}
 CONFIGS = {
   "tiny_decoder": CONFIG,
@@ -90,8 +90,8 @@ def save_tokenizer(
   """Writes a tokenizer of bytes beside the model, with a chat template.
 
   Args:
-    folder: The model's.
-    merges: Pairs of bytes that are one piece.
+    folder: The model's folder.
+    merges: Pairs of bytes that form one piece.
   """
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers

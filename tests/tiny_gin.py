@@ -1,4 +1,4 @@
-"""Configurations: of commands, and of the tiny T5 by testdata/tiny.gin."""
+"""Gin configurations of commands, and of the tiny T5 in testdata/tiny.gin."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,17 +24,17 @@ PROGRAMS = {
 def parse(
   files: Sequence[str], bindings: Sequence[str] = (), finalize: bool = True
 ) -> None:
-  """Makes a configuration the one that gin knows, until the test's end."""
+  """Makes a configuration the current one of gin, until the test's end."""
   import __main__
 
-  for function in PROGRAMS.values():  # Where the gin files look for them.
+  for function in PROGRAMS.values():  # The gin files import `__main__`.
     setattr(__main__, function.__name__, function)
   gin.clear_config()
   gin_utils.parse_gin_flags(reading.search_paths(), files, bindings, finalize)
 
 
 def parse_command(words: Sequence[str]) -> set[str]:
-  """Parses what `python -m t5x...` configures; returns its other flags."""
+  """Parses the configuration of a `t5x` command; returns its other flags."""
   values = {"--gin_file": [], "--gin_bindings": []}
   for flag in gin_utils.rewrite_gin_args(words[3:]):
     name, _, value = flag.partition("=")
@@ -44,7 +44,7 @@ def parse_command(words: Sequence[str]) -> set[str]:
 
 
 def start(monkeypatch, program: str, words: Sequence[str], run: Any) -> None:
-  """Starts a program as its entry point does, in this process."""
+  """Starts a program in this process, as its entry point does."""
   import __main__
 
   function = PROGRAMS[program]
@@ -63,7 +63,7 @@ def configure_files(
   model: str = "tiny",
   **macros: Any,
 ) -> None:
-  """Parses what a program does with the tiny T5, or another tiny model."""
+  """Parses a program's configuration for the tiny T5 or another tiny model."""
   macros = {
     "MIXTURE_OR_TASK_NAME": tiny.TASK,
     "MIXTURE_OR_TASK_MODULE": "tiny",

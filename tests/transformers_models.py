@@ -1,4 +1,4 @@
-"""Small random models of transformers', one for each family."""
+"""Small random transformers models, one for each family."""
 
 import pathlib
 from typing import Any
@@ -104,7 +104,7 @@ FAMILIES |= {
 }
 
 
-# The rows and layers tell a ByT5.
+# The numbers of rows and layers distinguish a ByT5.
 _T5S: dict[str, tuple[str, dict[str, Any]]] = {
   "t5": ("T5Config", _T5),
   "t5 1.0": (
@@ -118,7 +118,7 @@ FAMILIES |= _T5S
 
 
 def make(family: str, folder: pathlib.Path) -> Any:
-  """Makes a model whose parameters are all random, and saves it in shards."""
+  """Makes a model with random parameters only, and saves it in shards."""
   name, settings = FAMILIES[family]
   sizes = {} if family in _T5S else _SIZES
   config = getattr(transformers, name)(**{**sizes, **settings})
@@ -128,7 +128,7 @@ def make(family: str, folder: pathlib.Path) -> Any:
   make_model = getattr(transformers, f"AutoModelFor{kind}").from_config
   model = make_model(config)
   if family in _T5S and not settings["tie_word_embeddings"]:
-    # transformers 5 ties the head of one that is made from a configuration.
+    # transformers 5 ties the head of a model made from a configuration.
     head = torch.zeros(config.vocab_size, config.d_model)
     model.lm_head.weight = torch.nn.Parameter(head)
     model.all_tied_weights_keys.pop("lm_head.weight", None)

@@ -41,7 +41,7 @@ def prompt_of(params: Any) -> Any:
 
 @functools.cache
 def flops(what: str, **settings: Any) -> float:
-  """Counts the operations of a forward pass or of some parameters' gradients."""
+  """Counts the operations of a forward pass or of some gradients."""
   program = objective_of(dtype="bfloat16", num_encoder_layers=1, **settings)
   if what != "forward":
     program = jax.grad(program)
@@ -134,7 +134,7 @@ def test_what_is_computed_again_is_not_kept_until_then():
 
 
 def test_scanned_layers_are_put_in_float32_one_at_a_time():
-  """XLA for CPUs multiplies bfloat16 in float32 and would convert all layers."""
+  """XLA for CPUs multiplies bfloat16 in float32, but should not convert all."""
   layers, width = 8, 128
   kernels = jax.ShapeDtypeStruct((layers, width, width), jnp.bfloat16)
   inputs = jax.ShapeDtypeStruct((1, width), jnp.bfloat16)

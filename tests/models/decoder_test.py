@@ -127,7 +127,7 @@ def test_prompts_that_are_computed_once_are_read_as_those_of_a_row(settings):
 
 
 def test_joined_batches_have_the_loss_of_those_apart():
-  """seqio's joined features give the same losses and scores as separate ones."""
+  """seqio's joined features and our separate ones give the same scores."""
   model = models.DecoderOnlyModel(
     _network({}), seqio.ByteVocabulary(), None, z_loss=1e-4
   )
