@@ -1,4 +1,4 @@
-"""Tests that the files of deploy/ fit their schema, each other, the server."""
+"""Tests that deploy/ fits its schema and the server, and its files agree."""
 
 import json
 import re

@@ -137,7 +137,7 @@ def test_there_are_files_and_commands():
 
 @pytest.mark.parametrize("program", ["train", "eval", "infer"])
 def test_base_checkpoint_is_named_not_looked_for(program):
-  """With "latest", Google's T5X finds none inside a checkpoint's folder."""
+  """With "latest", Google's T5X finds nothing in a checkpoint's own folder."""
   tiny_gin.parse([f"gin/runs/{program}.gin"], finalize=False)
   mode = gin.query_parameter("utils.RestoreCheckpointConfig.mode")
   assert mode == "specific"

@@ -64,7 +64,7 @@ def test_versions_are_in_the_ranges_of_the_projects(extra, python):
   wanted += ours["optional-dependencies"][extra]
   for each in map(Requirement, wanted):
     name = re.sub(r"[-_.]+", "-", each.name).lower()
-    if name == "torch":  # It has no hash.
+    if name == "torch":  # torch has no hash.
       continue
     where = {"python_version": python, "python_full_version": f"{python}.1"}
     (version,) = pins[name].specifier

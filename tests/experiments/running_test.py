@@ -187,7 +187,7 @@ def test_process_that_begins_while_others_are_stopped_is_stopped(monkeypatch):
 
   def start(command):
     process = popen(command)
-    processes.stop(signal.SIGTERM)  # As a signal handler may.
+    processes.stop(signal.SIGTERM)  # A signal handler may do this.
     return process
 
   monkeypatch.setattr(subprocess, "Popen", start)

@@ -204,7 +204,7 @@ def test_transformers_load_what_we_write(models, tmp_path):
   if theirs.config.model_type in ("t5", "mt5"):
     checkpoint_conversion.convert(base, "t5x", str(tmp_path / "t5x"))
     base = checkpoints.open_checkpoint(str(tmp_path / "t5x"))
-  elif source := base.metadata.get("folder"):  # It must not be copied.
+  elif source := base.metadata.get("folder"):  # Its index is not copied.
     (pathlib.Path(source) / "pytorch_model.bin.index.json").write_text("{}")
   checkpoint_conversion.convert(base, "hf", str(out))
   assert not [*out.glob("*.index.json")]

@@ -72,7 +72,7 @@ def test_method_in_the_network(method):
   logits = plain(base)
   if method in IDENTITIES:
     np.testing.assert_allclose(forward(base | added), logits, atol=1e-6)
-  if method == BOTH:  # It starts as the prompt alone.
+  if method == BOTH:  # LoRA changes nothing at the start.
     both = forward(base | added)  # Traced before gin changes.
     _, alone = _programs("prompt_tuning")
     name = ADDED["prompt_tuning"][0]

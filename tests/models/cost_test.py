@@ -115,7 +115,7 @@ def test_the_less_is_kept_the_more_is_computed():
 
 @pytest.mark.slow
 def test_what_is_computed_again_is_not_kept_until_then():
-  """In XLA's own order for CPUs, these values are computed early."""
+  """XLA's own order for CPUs computes these values early."""
   settings = {"dtype": "bfloat16", "num_encoder_layers": 6}
   model = conformance.transformer(num_decoder_layers=1, **settings)
   params = conformance.variable_shapes(model, INPUT_SHAPES)["params"]
