@@ -1,4 +1,4 @@
-"""From predictions to the zip files that the two leaderboards take."""
+"""Tests of the zip files made from predictions for the two leaderboards."""
 
 import json
 import zipfile
@@ -10,8 +10,8 @@ import pytest
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import submission
 
-# The examples, a prediction that is right in T5's words, and what is submitted
-# for it.
+# Examples of each task, a right prediction in T5's words, and the value to
+# submit for it.
 TASKS = {
   "boolq": (3_245, "True", "true"),
   "cb": (250, "contradiction", "contradiction"),
@@ -39,7 +39,7 @@ def _example(task, i):
 def _infer(
   folder, task, predictions, form="", shards=1, benchmark="super_glue"
 ):
-  """Writes what t5x.infer writes for a test split."""
+  """Writes the output of `t5x.infer` for a test split."""
   folder.mkdir(exist_ok=True)
   lines = [
     json.dumps({"inputs": _example(task, i), "prediction": prediction}) + "\n"
@@ -58,7 +58,7 @@ def _rows(folder, **options):
 
 
 def _submit(folder, tasks, benchmark):
-  """Writes a submission of tasks whose predictions are all alike."""
+  """Writes a submission for tasks whose predictions are all alike."""
   folders = [
     _infer(folder / task, task, [said] * count, benchmark=benchmark)
     for task, (count, said, *_) in tasks.items()
@@ -73,7 +73,7 @@ def _submit(folder, tasks, benchmark):
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-  """A submission of all tasks."""
+  """Makes a submission with all tasks."""
   return _submit(tmp_path_factory.mktemp("submission"), TASKS, "super_glue")
 
 
@@ -105,7 +105,7 @@ def test_complete_submission_has_the_official_form(complete):
     if task.folder in rows:
       label = TASKS[task.name][-1]
       idx = 10 if task.name == "record" else 3
-      # By type as well: 1 is not True.
+      # Types must match too: 1 is not True.
       expected = {"idx": idx, "label": label}
       assert repr(rows[task.folder][3]) == repr(expected)
 
@@ -114,7 +114,7 @@ def test_complete_submission_has_the_official_form(complete):
   ("task", "form", "predictions", "labels"),
   [
     ("wic", "", ["True", "False", "True"], ["true", "false", "true"]),
-    # Whether an answer is the referent, or whether the text says so.
+    # The answer is the referent, or the text says that it is.
     ("wsc", "", ["her dog", "a cat"], ["True", "False"]),
     ("wsc", "_classification_prefixed", ["True", "False"], ["True", "False"]),
   ],
@@ -212,7 +212,7 @@ def test_what_the_leaderboard_would_refuse(
 
 @pytest.mark.slow
 def test_submission_to_glue(tmp_path):
-  """A complete one, and what the leaderboard would refuse."""
+  """A complete submission is written; incomplete or wrong ones are refused."""
   glue = CASES["submission"]
   path = _submit(tmp_path, glue, "glue")
   assert submission.check(path) == []

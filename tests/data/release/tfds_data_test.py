@@ -1,4 +1,4 @@
-"""Building TFDS data from (small, made-up) folders of the official files."""
+"""Tests of building TFDS data from small, made-up official folders."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def write_jsonl(path, rows):
 
 
 def write_cb(release, splits=("train", "validation", "test")):
-  """A release with CB only: made-up text, the official counts."""
+  """Writes a release with CB only: made-up text, the official counts."""
   for split in splits:
     rows = cb_rows(CB_COUNTS[split])
     if split == "test":
@@ -51,7 +51,7 @@ def count_examples(data_dir):
 
 
 def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
-  """A killed run's files are removed; only new splits are built again."""
+  """A killed run's files are removed, and only new splits are built again."""
   release, data_dir = tmp_path / "release", tmp_path / "data"
   (data_dir / ".incomplete" / "super_glue").mkdir(parents=True)
   write_cb(release, ["validation", "test"])
@@ -62,7 +62,7 @@ def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
     for task in release_rows.RELEASES["superglue"]
   ]
   assert official_release.convert(release, data_dir).kept.keys() == {CB}
-  # Others are not lost to those of another folder.
+  # A folder with fewer splits does not remove those of another folder.
   write_cb(tmp_path / "other", ["train"])
   report = official_release.convert(tmp_path / "other", data_dir)
   assert "['test', 'validation'] of CB too" in report.failed[CB]
@@ -70,7 +70,7 @@ def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
   write_cb(release)
   assert official_release.convert(release, data_dir).built == {CB: CB_COUNTS}
   assert count_examples(data_dir) == CB_COUNTS
-  # The data has more than the folder now.
+  # The data now has a split that the folder lacks.
   (release / "CB" / "train.jsonl").unlink()
   assert official_release.convert(release, data_dir).kept.keys() == {CB}
   splits = tfds.load(CB, data_dir=data_dir, download=False)
@@ -125,7 +125,7 @@ GOOD_ROWS = {
   "WSC": OFFICIAL["wsc"],
 }
 TWICE = "idx: expected one that no other example has, got 0, also on line 1"
-# A line, or changes of a good one; and the error.
+# Each case is a line, or a change of a good line, and the error.
 BAD_LINES = [
   ("CB", b"{'premise': 1}", "is not JSON: Ex"),
   ("CB", b'{"premise": "\xff"}', "is not JSON: the byte 0xff"),
@@ -139,7 +139,7 @@ BAD_LINES = [
   ("CB", {"idx": 2**31}, "idx: expected a whole number, got 2147483648"),
   ("CB", {"label": "maybe"}, "one of .*'neutral'.*, got 'maybe'"),
   ("CB", {}, TWICE),
-  ("CB", {"idx": "0"}, TWICE),  # The string that spells the number.
+  ("CB", {"idx": "0"}, TWICE),  # An index is not the string that spells it.
   (
     "ReCoRD",
     {"passage": {"text": "Ann left.", "entities": [{"start": 0, "end": 9}]}},
@@ -180,7 +180,7 @@ def test_a_bad_row_is_named(folder, line, message):
 
 
 def test_exit_status_says_whether_a_task_failed(tmp_path, capsys):
-  """The other task is built all the same."""
+  """The other task is built nevertheless."""
   write_cb(tmp_path / "release")
   wrong = tmp_path / "release" / "WiC" / "train.jsonl"
   write_jsonl(wrong, [{**GOOD_ROWS["WiC"], "idx": "no number"}])
@@ -208,7 +208,7 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
 
   monkeypatch.setattr("requests.head", head)
   monkeypatch.setattr(tfds, "builder", refuse)
-  # Without a network there is one error at once.
+  # Without a network, one error ends the command at once.
   with pytest.raises(
     ValueError, match=r"from .*: no answer\. Without .*--from"
   ):
@@ -217,12 +217,12 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
   down = "amazonaws"
   report = official_release.download(tmp_path)
   assert len(asked) == 2
-  # What the other server has is not kept from being built.
+  # A server that is down does not keep another server's data from being built.
   assert report.failed[CB] == "HTTP code: 403"
   assert report.failed[dpr] == "https://s3.amazonaws.com: no answer"
   assert len(report.failed) == len(release_rows.RELEASES["superglue"]) + 1
   assert not report.built
-  # Everything else is there.
+  # Everything else is already built.
   asked.clear()
   monkeypatch.setattr(
     official_release, "_is_built", lambda name, *_: name != dpr
@@ -233,7 +233,7 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
 
 
 def as_json(value):
-  """A TFDS example, or a value of one, as the reference wrote it."""
+  """Returns a TFDS example, or a value of one, as the reference wrote it."""
   if isinstance(value, dict):
     return {name: as_json(inner) for name, inner in value.items()}
   if isinstance(value, bytes):
@@ -245,10 +245,10 @@ def as_json(value):
   "case", REFERENCE["from_jsonl"], ids=lambda case: case["config"]
 )
 def test_features_equal_the_reference(tmp_path, monkeypatch, case):
-  """What TFDS makes of rows in the official form, through our builder."""
+  """TFDS reads official rows through our builder as the reference does."""
   config, count = case["config"], len(case["features"])
   by_config = {task.config: task for task in release_rows.RELEASES["superglue"]}
-  # The tasks do not use WSC's unrepaired spans; the reference has them too.
+  # The tasks do not use WSC's unrepaired spans, but the reference has them too.
   by_config["wsc"] = dataclasses.replace(
     by_config["wsc.fixed"], config="wsc", tfds_name="super_glue/wsc:1.0.2"
   )
@@ -256,7 +256,7 @@ def test_features_equal_the_reference(tmp_path, monkeypatch, case):
   counts = dict.fromkeys(task.counts, count)
   task = dataclasses.replace(task, counts=counts)
   monkeypatch.setitem(release_rows.RELEASES, "superglue", (task,))
-  # Some rows have no label: only the test split may. The ids of AX-b are texts.
+  # Only rows of the test split may lack a label. The ids of AX-b are strings.
   rows = [
     {**row, "idx": str(row["idx"])} if config == "axb" else row
     for row in case["rows"]
@@ -271,13 +271,13 @@ def test_features_equal_the_reference(tmp_path, monkeypatch, case):
     download=False,
   )
   got = [as_json(example) for example in tfds.as_numpy(examples)]
-  # TFDS shuffles, and has the features in an order of its own.
+  # TFDS shuffles the examples and orders the features in its own way.
   as_text = functools.partial(json.dumps, sort_keys=True)
   assert sorted(map(as_text, got)) == sorted(map(as_text, case["features"]))
 
 
 def with_counts(monkeypatch, release, counts):
-  """Lets the tasks of a release have made-up numbers of examples."""
+  """Gives a release's tasks made-up numbers of examples."""
   tasks = [
     dataclasses.replace(x, counts=dict.fromkeys(x.counts, counts[x.config]))
     for x in release_rows.RELEASES[release]
@@ -313,7 +313,7 @@ def test_tables_of_glue_are_read_as_t5_reads_them(tmp_path, monkeypatch):
   for case in tables:
     rows = read(f"glue_{case['task']}", tmp_path / "data", case["split"])
     assert {str(idx): [*texts] for idx, texts in rows.items()} == case["rows"]
-  # A table of others is refused.
+  # A table of another task is refused.
   (tmp_path / "other" / "SST-2").mkdir(parents=True)
   monkeypatch.undo()
   for content, message in (

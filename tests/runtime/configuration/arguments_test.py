@@ -1,4 +1,4 @@
-"""Arguments of Python calls, checked against annotations."""
+"""Tests of checks of Python arguments against annotations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

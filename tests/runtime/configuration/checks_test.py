@@ -1,6 +1,6 @@
-"""Bindings without effect and values of the wrong type.
+"""Tests of bindings without effect and values of the wrong type.
 
-`mistakes.toml` has missing values, and wrong ones of commands.
+`mistakes.toml` covers missing values, and wrong values in commands.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +70,7 @@ def test_bindings_have_an_effect(binding, message):
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-  """The name of a module with the source of this one, which nobody imports."""
+  """The name of a copy of this module that must not be imported."""
   shutil.copy(__file__, tmp_path / "never_imported.py")
   monkeypatch.syspath_prepend(str(tmp_path))
   yield "never_imported"

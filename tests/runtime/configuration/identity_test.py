@@ -1,4 +1,4 @@
-"""The identity of a run, and the settings that a resumed run may change."""
+"""Tests of a run's identity and of settings that may change on resumption."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_hash_covers_program_and_settings_but_no_places():
 def test_wiring_that_changes_no_number_is_not_hashed(name, is_measured):
   now = changed(name)
   assert identity.is_measured(name) == (now.hash != BEGUN.hash) == is_measured
-  # It is recorded, and a run does not resume without it.
+  # The setting is recorded, and a run does not resume with another value.
   with pytest.raises(ValueError, match=f"{name}: none -> 4"):
     identity.check_same_run(BEGUN, now, "folder")
 

@@ -1,4 +1,4 @@
-"""gin files read, and their settings resolved, whatever words express them."""
+"""Tests of reading gin files and of resolving settings, however written."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def settings(text, *bindings):
     },
     {"mine.nets": "mine.networks"},
     {'{"inputs": 64, "targets": 8}': "{'targets': 8, 'inputs': 64}"},
-    {"size = 3": "size = 4"},  # Of what nothing reaches.
+    {"size = 3": "size = 4"},  # The program does not use it.
     {"rate = %RATE": "rate = 3e-1"},
   ],
 )
@@ -70,14 +70,14 @@ def test_macros_imports_scopes_and_methods_in_any_words(replaced):
   ("binding", "name", "value"),
   [
     ("RATE = 7", "t5x.schedule.rate", "7"),
-    ("RATE = %RATE", "t5x.schedule.rate", "%RATE"),  # Defined by itself.
+    ("RATE = %RATE", "t5x.schedule.rate", "%RATE"),  # It refers to itself.
     ("utils.schedule.rate = 2", "t5x.schedule.rate", "2"),
     ("network.Model.predict.beams = 1", "mine.Model.predict.beams", "1"),
   ],
 )
 def test_bindings_win_and_need_no_imports(binding, name, value):
   assert settings(FILE, binding) == SETTINGS | {name: value}
-  # A file may only refer to what they bind.
+  # A binding may set a parameter that no file sets.
   without = "\n".join(x for x in FILE.splitlines() if ".rate" not in x)
   assert settings(without, "utils.schedule.rate = 0.3") == SETTINGS
 
@@ -87,7 +87,7 @@ def test_other_values_are_seen():
   assert found["train/t5x.DatasetConfig.shuffle"] == "False"
   found = settings(FILE.replace("mine.nets", "other.nets"))
   assert found["train.model"] == "@other.Model()"
-  # Nothing configures the program.
+  # No binding configures the program.
   assert settings("SEED = 1", "SEED = 2") == {"SEED": "2"}
 
 
