@@ -56,7 +56,7 @@ def _shortened(words):
   if "inspect" in words:
     words = [*words, "--vocabulary=ladder"]
   if "import" in words:
-    words = [*words, "t5_small"]  # Not to the repository, which others use.
+    words = [*words, "t5_small"]  # Leaves the repository's alone.
   module = ["-m", "prompt_tuning"] if words[0] == "prompt-tuning" else []
   return [*module, *words[1:]]
 

@@ -82,7 +82,7 @@ def _figure_1(plan: Plan, trained: Any) -> Iterator[str]:
     "## The paper's Figure 1, by these programs\n\n"
     f"Each size needs {runs} prompts (eight tasks, three seeds) of "
     f"{plan.steps:,} steps with inputs of 512 tokens. These programs compute "
-    "activations twice; keeping them takes fewer hours and more memory. "
+    "activations twice, so programs that keep them may take fewer hours. "
     "Evaluation is not counted. On the paper's own devices, two to a chip:\n"
   )
   fitting = trained[trained["fits"]]

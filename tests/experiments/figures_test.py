@@ -104,5 +104,5 @@ def test_methods_and_their_variants_are_told_apart():
     {x: "prompt_tuning" for x in ("1", "20", "100")}
   ).values()
   assert len({x.marker for x in variants}) == 3
-  brightness = [int(x.color[-2:], 16) for x in variants]
+  brightness = [sum(bytes.fromhex(x.color[1:])) for x in variants]
   assert brightness == sorted({*brightness})[::-1]

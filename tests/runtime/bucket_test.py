@@ -103,7 +103,7 @@ def _lines(path):
 
 
 def _assert_same_run(folder, on_disk):
-  """Compares prompts, metrics, predictions and records of two runs exactly."""
+  """Checks that prompt, metrics, predictions and scores of two runs agree."""
   there, expected = storage.absolute(folder), on_disk / "run"
   tiny.assert_same_prompt(there, expected)
   names = storage.files(expected / "inference_eval")

@@ -1,6 +1,6 @@
 """Tests of a run's checkpoints: kept, damaged and set aside.
 
-The last tests damage the folder of a stopped run, which loses nothing.
+The last tests damage or lock the folder of a stopped run, which stays usable.
 """
 
 import contextlib
