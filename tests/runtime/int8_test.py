@@ -79,8 +79,8 @@ def test_gradients_of_methods_are_nearly_those_of_floats(
   def difference(x, y):
     return np.linalg.norm(x - y) / np.linalg.norm(x)
 
-  # The bounds lie above the largest differences of 12 seeds, which were measured
-  # once, by hand.
+  # The bounds lie above the largest differences of 12 seeds, measured once by
+  # hand.
   of_logits, of_prompts = (0.03, 0.1) if held == "int8" else (0.06, 0.15)
   assert 0 < difference(logits, rounded_logits) < of_logits
   for name, x in gradient.items():
