@@ -1,7 +1,8 @@
 """A stand-in for Google's T5X: its names and parameters without its code.
 
-As a program, it parses every gin file with this instead of `runtime/`, then
-takes those steps of T5X's three programs that need no model:
+As a program, it parses every gin file with this instead of `runtime/`, configures
+T5X's programs for every recipe and way to decode, then takes those steps of the
+three programs that need no model:
 
   python tests/google_t5x/stand_in.py FOLDER BINDINGS GIN_FILE...
 """
@@ -81,12 +82,21 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
   for file in sorted({*ROOT.glob("gin/**/*.gin")} - excluded):
     gin.clear_config()
     gin.parse_config_file(str(file))
-  for entry, run in (("infer", "infer"), ("evaluate", "eval"), ("train",) * 2):
+
+  def configure(entry: str, *files: str):
     gin.clear_config()
-    gin.parse_config_files_and_bindings(
-      [*gin_files, f"gin/runs/{run}.gin"], json.loads(bindings)
-    )
-    configured = gin.get_configurable(globals()[entry])()
+    gin.parse_config_files_and_bindings(files, json.loads(bindings))
+    return gin.get_configurable(globals()[entry])()
+
+  model = gin_files[0]
+  for recipe in sorted({*ROOT.glob("gin/recipes/*.gin")} - excluded):
+    entry = "evaluate" if recipe.stem == "evaluate_prompt" else "train"
+    assert configure(entry, model, str(recipe))["model"]
+  for decoding in sorted(ROOT.glob("gin/decoding/*.gin")):
+    files = (*gin_files, str(decoding), "gin/runs/infer.gin")
+    assert configure("infer", *files)["model"].decode_fn is not None
+  for entry, run in (("infer", "infer"), ("evaluate", "eval"), ("train",) * 2):
+    configured = configure(entry, *gin_files, f"gin/runs/{run}.gin")
     print(entry, *sorted(k for k, v in configured.items() if v is not None))
   # T5X's `train` makes these of its arguments; then the actions run once.
   given = {"train_state": None, "partitioner": configured["partitioner"]}

@@ -66,6 +66,7 @@ def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
   again, errors = _run(tmp_path)
   assert again["numbers"] == cold["numbers"]
+  assert again["cache_misses"] == cold["cache_misses"]
   assert "Error reading persistent compilation cache entry" in errors
 
 

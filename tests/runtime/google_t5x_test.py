@@ -48,6 +48,8 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   (tmp_path / "checkpoint_1100000").mkdir()
   (tmp_path / "checkpoint_1100000" / "checkpoint").touch()
   vocabulary = tiny.train_sentencepiece(tmp_path / "x.model")
+  start = tmp_path / "start.safetensors"
+  prompt_files.save_prompt(start, np.ones((2, 512), np.float32))
   bindings = [
     f"VOCABULARY_FILE = '{vocabulary}'",
     f"MODEL_DIR = '{tmp_path}'",
@@ -58,6 +60,8 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
     "MIXTURE_OR_TASK_NAME = 'task'",
     "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}",
     "TRAIN_STEPS = 1130000",
+    f"PROMPT_FILE = '{start}'",
+    "TASK_PREFIXES = ['boats: ']",
   ]
   done = started.python(
     *(stand_in.__file__, tmp_path, json.dumps(bindings)),

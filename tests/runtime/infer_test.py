@@ -66,7 +66,7 @@ def test_task_of_a_mixture_that_lacks_the_split_is_left_out(base, tmp_path):
     mixture_or_task_name="two", split="test", shuffle=False
   )
   lines = tiny.lines(_infer(base, tmp_path, mode="score", dataset_cfg=cfg))
-  assert len(lines) == 13
+  assert [line["inputs"]["idx"] for line in lines] == list(range(13))
   assert all(line["score"] < 0 for line in lines)
   assert not list(tmp_path.glob("train_alone*"))
 

@@ -181,7 +181,8 @@ def test_run_resumes_bit_for_bit_and_is_served(held, tmp_path, base):
     equal(x, loaded.in_memory.params[name])
   # The prompt fits its model in floats and in int8.
   prompt = pt.TunedPrompt.load(tmp_path / "parts" / "prompt.safetensors")
-  assert pt.load(base, WORDS).prompt_array(prompt) is not None
+  exact = pt.load(base, WORDS).prompt_array(prompt)
+  equal(exact, loaded.prompt_array(prompt))
   (answer,) = loaded.generate(["abxc"], prompt, max_length=4)
   shapes = Shapes((1,), (16,), (4,), (4,), ())
   with Engine(loaded, Settings(shapes=shapes)) as engine:

@@ -7,7 +7,10 @@ import pytest
 
 from t5x.input import lengths
 
-rng = np.random.default_rng(0)
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
 
 
 def _cost(shapes, fixed):
@@ -34,7 +37,7 @@ def test_shapes_are_few_and_have_about_as_many_tokens(
     assert most <= max(max(rows / 4, multiple) * (longest + fixed), 512)
 
 
-def test_a_plan_has_every_example_once_and_is_the_cheapest(monkeypatch):
+def test_a_plan_has_every_example_once_and_is_the_cheapest(monkeypatch, rng):
   """Compares plans with all ways to cut six examples."""
   monkeypatch.setattr(lengths, "_OVERHEAD", 5)
   shapes = [lengths.Shape(4, 8), lengths.Shape(2, 16), lengths.Shape(1, 40)]
@@ -62,7 +65,7 @@ def test_a_plan_has_every_example_once_and_is_the_cheapest(monkeypatch):
       assert sizes[microbatch.rows].max() <= microbatch.shape.length
 
 
-def test_processes_plan_the_same_shapes_when_they_agree_on_lengths():
+def test_processes_plan_the_same_shapes_when_they_agree_on_lengths(rng):
   shapes = lengths.shapes(16, 100, 5)
   parts = [rng.integers(1, 101, 16) for _ in range(3)]
   longest = np.max([np.sort(x) for x in parts], axis=0)
@@ -90,7 +93,7 @@ def test_what_is_missing_in_a_shape_is_padding():
 
 
 @pytest.mark.parametrize(("number", "most"), [(5, 1), (150, 2), (1000, 5)])
-def test_a_split_has_more_shapes_the_more_batches_it_has(number, most):
+def test_a_split_has_more_shapes_the_more_batches_it_has(number, most, rng):
   sizes = (1 + 199 * rng.random(number) ** 3).astype(int)
   plan = lengths.plan_split(sizes, 8, 210)
   assert sorted(np.concatenate([x.rows for x in plan])) == list(range(number))
