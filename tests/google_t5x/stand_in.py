@@ -1,8 +1,8 @@
 """A stand-in for Google's T5X: its names and parameters without its code.
 
-As a program, it parses every gin file with this instead of `runtime/`, configures
-T5X's programs for every recipe and way to decode, then takes those steps of the
-three programs that need no model:
+As a program, it parses every gin file with this instead of `runtime/`,
+configures T5X's programs for every recipe and way to decode, then takes those
+steps of the three programs that need no model:
 
   python tests/google_t5x/stand_in.py FOLDER BINDINGS GIN_FILE...
 """
