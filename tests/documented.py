@@ -19,4 +19,4 @@ def commands(*pages: pathlib.Path) -> Iterator[list[str]]:
     ):
       for line in block.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
-          yield words
+          yield words[words[0] == "exec" :]

@@ -62,6 +62,14 @@ def test_file_parses_and_its_header_is_true(gin_file):
     assert set(own) - required <= provided
 
 
+@pytest.mark.parametrize("family", ["t5_1_1", "mt5", "byt5"])
+@pytest.mark.parametrize(("size", "partitions"), [("xl", 2), ("xxl", 8)])
+def test_large_models_fit_devices_of_16_gib(family, size, partitions):
+  tiny_gin.parse([f"gin/models/{family}_{size}.gin"], finalize=False)
+  assert gin.query_parameter("PARAMETER_DTYPE/macro.value") == "bfloat16"
+  assert gin.query_parameter("NUM_PARTITIONS/macro.value") == partitions
+
+
 def test_one_rate_serves_a_prompt_and_lora():
   """The recipe's steps are relative to the size of the parameter."""
   tiny_gin.parse(["gin/recipes/prompt_and_lora.gin"], finalize=False)

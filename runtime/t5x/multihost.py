@@ -213,7 +213,8 @@ def connect(
     while len(peers) < count - 1:
       connection, _ = server.accept()
       connection.settimeout(_PROBES["TCP_KEEPIDLE"])
-      with contextlib.suppress(OSError, ValueError):  # From outside the run.
+      with contextlib.suppress(OSError, TypeError, ValueError):
+        # Others, from outside the run, are ignored.
         hello = connection.recv(_MOST_BYTES, socket.MSG_WAITALL)
         told, number, name = json.loads(hello)
         if secrets.compare_digest(told, token):

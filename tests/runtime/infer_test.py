@@ -146,7 +146,7 @@ def test_signal_ends_the_command_after_the_chunk(base, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_inference_whose_folder_another_took_writes_no_more(base, tmp_path):
   def taken(event):
-    (tmp_path / "predict-00000-of-00001.lock").write_text("theirs")
+    (tmp_path / "run.lock").write_text("theirs")
     (tmp_path / "record.json").write_text("theirs")
 
   with pytest.raises(run_lock.LockLostError, match="taken by another run"):

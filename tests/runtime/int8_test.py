@@ -121,6 +121,18 @@ def test_a_binding_chooses_the_products_of_a_run(macros, of_int8, base):
   assert (prompts_[0][0] != prompts_[1][0]).all()
 
 
+def test_parameter_that_is_called_a_scale_is_kept(base):
+  """Residual prompts train a `norm_scale`, which is no matrix's scale."""
+  model = checkpoint_conversion.open_model(base)
+  name = "encoder/prompt/norm_scale"
+  scale = stored_arrays.in_memory(np.ones(16, np.float32))
+  model = dataclasses.replace(model, arrays={**model.arrays, name: scale})
+  rounded = int8.held_by(model, int8.names(model, True))
+  back = int8.held_by(rounded, int8.names(rounded, False))
+  assert back.arrays[name] is rounded.arrays[name] is scale
+  assert {*back.arrays} == {*model.arrays}
+
+
 def test_head_keeps_the_channel_that_the_last_norm_makes_large(base):
   model = checkpoint_conversion.open_model(base)
   arrays, head = {**model.arrays}, "decoder/logits_dense/kernel"

@@ -11,6 +11,7 @@ import tiny
 
 from prompt_tuning.data import text_pairs
 from prompt_tuning.mini.ladder.vocabulary import WordVocabulary
+from t5x.input import damage as damage_lib
 from t5x.input import pipelines, truncation
 from t5x.runs import plan as plan_lib
 from t5x.runs import run_data
@@ -131,6 +132,18 @@ def test_a_damaged_file_of_examples_is_named(tmp_path, damage):
   DAMAGES[damage](path)
   with pytest.raises(ValueError, match=f"in {path} cannot .* Get another"):
     read(cfg=cfg, n=1)
+
+
+def test_a_file_of_lines_is_not_taken_for_damaged_records(tmp_path):
+  path = tmp_path / "x.txt"
+  path.write_text("not a number\n")
+  source = seqio.TextLineDataSource({"train": str(path)})
+  cfg = _config(seqio.Task("lines", source, {}))
+  with (
+    pytest.raises(ValueError, match="of lines cannot be prepared: .*StringTo"),
+    damage_lib.named([cfg]),
+  ):
+    list(source.get_dataset("train").map(tf.strings.to_number))
 
 
 def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):

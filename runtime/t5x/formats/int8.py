@@ -16,10 +16,9 @@ its row of the kernel is small. With scales for columns, rounding this row
 caused nearly all of the change of the logits.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 import dataclasses
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -38,9 +37,9 @@ _ROWS = 2**14
 
 def names(base: BaseCheckpoint, are_int8: bool) -> list[str]:
   """Returns a model's names with all matrices in int8, or with none."""
-  floats = [x for x in base.arrays if not x.endswith(_SCALE)]
-  scales = map(_scales_of, floats if are_int8 else ())
-  return [*floats, *itertools.chain.from_iterable(scales)]
+  scales = _scales_of_all(base.arrays)
+  floats = [x for x in base.arrays if x not in scales]
+  return [*floats, *(_scales_of_all(floats) if are_int8 else ())]
 
 
 def is_used(params: Any) -> bool:
@@ -62,6 +61,7 @@ def held_by(
     float32. The fingerprint stays the same: prompts work with both.
   """
   arrays: dict[str, StoredArray] = {}
+  all_scales = _scales_of_all(base.arrays)
   for name, array in base.arrays.items():
     scales = set(_scales_of(name))
     there, wanted = scales & base.arrays.keys(), scales & {*parameters}
@@ -69,7 +69,7 @@ def held_by(
       arrays |= _int8(name, array)
     elif there and not wanted:
       arrays[name] = _float32(name, base)
-    elif not name.endswith(_SCALE) or name in parameters:
+    elif name not in all_scales or name in parameters:
       arrays[name] = array
   if arrays.keys() == base.arrays.keys():
     return base
@@ -106,6 +106,11 @@ def _scales_of(name: str) -> tuple[str, ...]:
   if name.endswith("/embedding"):
     return f"{name}{_SCALE}", f"{name}_column{_SCALE}"
   return (f"{name}{_SCALE}",) if name.endswith("/kernel") else ()
+
+
+def _scales_of_all(names: Iterable[str]) -> dict[str, None]:
+  """Returns the names of the scales of all matrices, in order."""
+  return dict.fromkeys(x for name in names for x in _scales_of(name))
 
 
 def _channels(name: str) -> int:

@@ -36,13 +36,13 @@ def named(cfgs: Sequence[DatasetConfig]) -> Iterator[None]:
 
 
 def _files(cfg: DatasetConfig) -> Iterator[str]:
-  """Yields the files with the examples of a split."""
+  """Yields the files of records with the examples of a split."""
   for task in seqio.get_subtasks(cfg.task_or_mixture()):
     if cfg.split in (task.splits or ()):
       if cfg.use_cached and task.cache_dir:
         prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, cfg.split)
         yield from tf.io.gfile.glob(f"{prefix}-*")
-      else:
+      elif not isinstance(task.source, seqio.TextLineDataSource):
         yield from map(os.fspath, task.source.list_shards(cfg.split))
 
 

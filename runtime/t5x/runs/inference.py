@@ -93,8 +93,8 @@ def infer(plan: InferencePlan) -> dict[str, int]:
     "INFER_OUTPUT_DIR",
     "infer",
     plan.configuration,
-    f"{plan.mode}-{plan.part}",
     # Runs for other parts may write to the folder at the same time.
+    f"{plan.mode}-{plan.part}" if plan.num_shards > 1 else "run",
     is_shared=plan.num_shards > 1,
   ) as (lock, _):
     return _Predictor(plan).write_files(lock)
