@@ -33,7 +33,7 @@ def row(size: str) -> str:
     config = command.arguments["model"].module.config
     parameters = sum(x.size for x in jax.tree.leaves(command.state.frozen))
   facts = defaults.Facts(
-    config, parameters, 10_000, 512, 2, "gpu", _TAKEN, True
+    config, parameters, 10_000, 512, 2, "gpu", _TAKEN, True, 1, rate=0.3
   )
   chosen = {x.name: x.value for x in defaults.choose(facts)}
   sizes = {

@@ -84,7 +84,7 @@ def _audit_prompt(args: argparse.Namespace) -> None:
   if args.train_file:
     data = files.read(
       *(args.train_file, args.held_out_file, None),
-      *(args.input_columns, args.target_column),
+      *(args.input_columns, args.target_column, args.labels, args.held_out),
       vocabulary=model.vocabulary,
     )
     train, held_out = map(data.pairs, ("train", "validation"))

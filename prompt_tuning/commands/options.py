@@ -69,6 +69,7 @@ def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 path = pathlib.Path
+share = float  # `data.files` checks its bounds.
 
 
 def root(text: str) -> pathlib.Path:

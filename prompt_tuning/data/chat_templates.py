@@ -17,6 +17,9 @@ from prompt_tuning import project_files
 # An author's "role" and the "content".
 Message = Mapping[str, str]
 _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+# Templates are told this date on every day, or the tokens of an input would
+# change between training and serving. Llama 3.1's has it as its default.
+_DATE = time.strptime("2024-07-26", "%Y-%m-%d")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,7 @@ def _compiled(text: str) -> Any:
   )
   environment.globals |= {
     "raise_exception": refuse,
-    "strftime_now": time.strftime,
+    "strftime_now": lambda form: time.strftime(form, _DATE),
   }
   try:
     return environment.from_string(text)

@@ -113,12 +113,17 @@ def read(path: Any) -> list[Row]:
       f"Expected a file that ends in {', '.join(SUFFIXES)}, got {path}."
     )
   else:
-    # Excel may say the delimiter first. One in a quoted name does not count.
-    text = re.sub(r"\Asep=.(?=[\r\n])", "", _text(path))
-    header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    header = re.sub('"[^"]*"', "", header)
-    comma = ";" if ";" in header and "," not in header else ","
-    rows = list(_delimited(path, text, "\t" if ending == ".tsv" else comma))
+    text = _text(path)
+    if said := re.match("sep=(.)(?=[\r\n])", text):  # By Excel.
+      text, delimiter = text[said.end() :], said[1]
+    elif ending == ".tsv":
+      delimiter = "\t"
+    else:
+      header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+      # A delimiter in a quoted name does not count.
+      header = re.sub('"[^"]*"', "", header)
+      delimiter = ";" if ";" in header and "," not in header else ","
+    rows = list(_delimited(path, text, delimiter))
   if not rows:
     raise ValueError(f"{where}: expected rows of examples, got none.")
   return rows
@@ -291,12 +296,14 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
             "text with tabs, use .csv or .jsonl."
           )
       if not columns:
-        columns = [cell.strip() for cell in cells]
+        # pandas and R write an index without a name.
+        first, *others = map(str.strip, cells)
+        columns = [first or "index" if others else first, *others]
         for number, column in enumerate(columns, 1):
           if not column:
             raise ValueError(
               f"{path}, line {line}: expected a name for each column, got none "
-              f"for column {number}. A column called index is not an input."
+              f"for column {number}."
             )
           if columns.index(column) != number - 1:
             raise ValueError(

@@ -25,6 +25,8 @@ Point = Mapping[str, AxisValue]
 RAW = "gin"
 # Macros that name prompts to read.
 _PROMPT_MACROS = ("PROMPT_FILE", "PROMPT_FILES")
+# Those of gin/tasks/files.gin.
+_DATA_MACROS = ("TRAIN_FILE", "VALIDATION_FILE", "TEST_FILE")
 _METHOD_FILE = re.compile(r"(?:methods|recipes)/(\w+)\.gin$")
 
 
@@ -119,7 +121,16 @@ class Cell:
   @property
   def prompt_patterns(self) -> tuple[str, ...]:
     """Paths, or patterns of paths, of the prompts that the run starts from."""
-    values = [self.bindings.get(name, "") for name in _PROMPT_MACROS]
+    return self._strings(_PROMPT_MACROS)
+
+  @property
+  def data_files(self) -> tuple[str, ...]:
+    """Paths of the user's own files of examples."""
+    return self._strings(_DATA_MACROS)
+
+  def _strings(self, macros: Iterable[str]) -> tuple[str, ...]:
+    """Returns the values of those macros that are strings."""
+    values = [self.bindings.get(name, "") for name in macros]
     return tuple(ast.literal_eval(x) for x in values if x[:1] in ("'", '"'))
 
   @property

@@ -20,11 +20,11 @@ HOURS_PAGE, DRIFT_PAGE = "hours.md", "drift.md"
 _ABOUT_DRIFT = """# Records that today's files would not reproduce
 
 A record is listed here if its run differs from what today's files give: in
-its settings, the order of its data, the weights of its base model, or the
-prompt it started from. Each heading shows the difference, old -> new. The
-tables still show these records, with their old settings. `prompt-tuning launch
-SHEET` runs a cell again if its settings differ; for any other difference,
-delete the record first.
+its settings, the order of its data, the weights of its base model, the prompt
+it started from, or its files of examples. Each heading shows the difference,
+old -> new. The tables still show these records, with their old settings.
+`prompt-tuning launch SHEET` runs a cell again if its settings differ; for any
+other difference, delete the record first.
 """
 _ABOUT_HOURS = """# Runs and their hours
 

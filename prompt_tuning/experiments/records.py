@@ -5,6 +5,7 @@ which the tables are made.
 """
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -278,8 +279,9 @@ class Archive:
       cell: The cell.
 
     Returns:
-      Settings that change numbers, other weights of the base model, and prompts
-      that it started from and that have been trained again since.
+      Settings that change numbers, other weights of the base model, prompts
+      that it started from and that have been trained again since, and files of
+      examples that have been written since.
     """
     before, today = record.run_configuration, self.configuration(cell)
     settings = before.differences(today) if before else []
@@ -292,6 +294,13 @@ class Archive:
       if now not in (None, base.fingerprint):
         name = f"weights of {base.name or base.path}"
         found.append(Difference(name, base.fingerprint[:8], now[:8]))
+    for name in cell.data_files:
+      with contextlib.suppress(OSError):  # It may be in a bucket, or gone.
+        seconds = (self._root / name).stat().st_mtime
+        now = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+        if now > record.began:
+          old, new = f"before {record.began}", f"written {now}"
+          found.append(Difference(f"file {name}", old, new))
     for pattern in cell.prompt_patterns:
       for name, maker in find_prompts(pattern, self._root):
         if maker and maker.ended > record.began:

@@ -65,6 +65,7 @@ class Facts:
     platform: JAX's name of the device: "cpu", "gpu" or "tpu".
     memory: Bytes of the device's memory that JAX may use.
     multiplies_bfloat16: Whether the device has units for products of bfloat16.
+    devices: Their number. They divide a batch.
     rate: The result of `prompt_rate`.
     given: Name -> value of the user's settings; the others are fitted to them.
   """
@@ -77,6 +78,7 @@ class Facts:
   platform: str
   memory: int
   multiplies_bfloat16: bool
+  devices: int
   rate: float
   given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -99,12 +101,18 @@ class Setting:
     return f"  {self.name.rpartition('.')[2]} = {self.value!r}: {self.reason}"
 
 
-def device() -> tuple[str, int, bool]:
-  """Returns the platform, memory and `multiplies_bfloat16` of a device."""
-  first = jax.local_devices()[0]
+def devices() -> tuple[str, int, bool, int]:
+  """Returns the fields `platform` to `devices` of the facts."""
+  first, *others = jax.local_devices()
   limit = (first.memory_stats() or {}).get("bytes_limit")
-  memory = limit or _host_memory()
-  return first.platform, memory, _multiplies_bfloat16(first)
+  memory = limit or _host_memory() // (1 + len(others))
+  multiplies = _multiplies_bfloat16(first)
+  return first.platform, memory, multiplies, jax.device_count()
+
+
+def divisible(batch: int, devices: int) -> int:
+  """Returns the next batch size that so many devices divide."""
+  return math.ceil(batch / devices) * devices
 
 
 def _host_memory() -> int:
@@ -181,7 +189,8 @@ def choose(facts: Facts) -> list[Setting]:
   if facts.labels > length:
     length, reason = facts.labels, "a position for each label"
   length = given.get("PROMPT_LENGTH", length)
-  batch = given.get("BATCH_SIZE", min(4 if is_cpu else 32, facts.rows))
+  batch = divisible(min(4 if is_cpu else 32, facts.rows), facts.devices)
+  batch = given.get("BATCH_SIZE", batch)
   most = _MOST_STEPS_ON_CPU if is_cpu else _MOST_STEPS
   steps = min(max(_PASSES * facts.rows / batch, 500), most)
   steps = given.get("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))
@@ -213,6 +222,7 @@ def _memory_settings(
   facts: Facts, length: int, batch: int
 ) -> Iterator[Setting]:
   """Yields the cheapest settings whose step fits into the device's memory."""
+  batch = max(batch // facts.devices, 1)  # Of one device.
   parts = [2**i for i in range(batch.bit_length()) if batch % 2**i == 0]
   dtypes = ("bfloat16",)
   if not facts.multiplies_bfloat16:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from typing import Any
 
+import jax
 import numpy as np
 from pydantic import PositiveInt
 import seqio
@@ -158,7 +159,7 @@ class Model(FrozenModel):
       examples.task.num_input_examples("train") or 1,
       min(examples.lengths["train"]["inputs"], tuning.LONGEST),
       len(examples.labels),
-      *(*defaults.device(), defaults.prompt_rate(self), own),
+      *(*defaults.devices(), defaults.prompt_rate(self), own),
     )
     names = _ARGUMENTS.keys() - own
     return [x for x in defaults.choose(facts) if x.name in names]
@@ -183,7 +184,7 @@ class Model(FrozenModel):
       prompt: As for `generate`.
       labels: As for `tune`.
       rank: Whether to rank labels instead of generating text.
-      batch_size: Examples in a batch.
+      batch_size: Examples in a batch; more if several devices divide it.
       folder: Receives a record and the predictions; by default nothing is kept.
       on_event: Called after every batch.
 
@@ -207,7 +208,9 @@ class Model(FrozenModel):
         model=tuning.make_model(
           self.config, self.vocabulary, method, ranked=ranked
         ),
-        dataset_cfg=tuning.validation_cfg(found, batch_size),
+        dataset_cfg=tuning.validation_cfg(
+          found, defaults.divisible(batch_size, jax.device_count())
+        ),
         restore_checkpoint_cfg=tuning.restore_cfg(self, method),
         partitioner=tuning.make_partitioner(method),
         output_dir=output_dir,

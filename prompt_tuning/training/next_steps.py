@@ -151,7 +151,7 @@ def useful(
 
 def quoted(word: str) -> str:
   """Quotes a word for a shell, with double quotes where they read better."""
-  if "'" in word and not set(word) & set('"$`\\!'):
-    name, equals, value = word.partition("=")
-    return f'{name}{equals}"{value}"'
+  name, equals, value = word.partition("=")
+  if equals and "'" in value and not set(word) & set('"$`\\!'):
+    return f'{name}="{value}"'
   return shlex.quote(word)

@@ -141,7 +141,7 @@ def make(
     task_lookup.find(task, "train").num_input_examples("train") or 1,
     task_facts.lengths(task, words)["inputs"],
     len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
-    *(*defaults.device(), defaults.prompt_rate(opened), given),
+    *(*defaults.devices(), defaults.prompt_rate(opened), given),
   )
   wraps = [_WRAPS] if getattr(words, "chat_template", None) else []
   choices = [*wraps, *defaults.choose(facts)]

@@ -304,6 +304,7 @@ ROWS = [
     ("r.csv", 'text;label\n"a ""b"", c\nd";good\n"e; f";bad\n'),
     ("r.csv", '\n\ntext;label\n"a ""b"", c\nd";good\n"e; f";bad'),
     ("r.csv", 'sep=;\r\ntext;label\r\n"a ""b"", c\nd";good\r\n"e; f";bad\r\n'),
+    ("r.csv", 'sep=|\ntext|label\n"a ""b"", c\nd"|good\ne; f|bad\n'),
     ("r.csv", 'text;label\r"a ""b"", c\nd";good\r"e; f";bad\r'),
     ("r.TSV", 'text\tlabel\n"a ""b"", c\nd"\tgood\n\ne; f\tbad'),
     ("r.jsonl", "\n\n".join(map(json.dumps, ROWS))),
@@ -325,6 +326,8 @@ def test_lines_and_values(tmp_path):
   assert cells(path) == [{"a, b": "1", "b": "2"}]
   path.write_text('a,b\n" ""Great"" he said, ""yes""",1\n')
   assert cells(path) == [{"a": ' "Great" he said, "yes"', "b": "1"}]
+  path.write_text(pd.DataFrame({"a": [1]}).to_csv())  # With its index.
+  assert cells(path) == [{"index": "0", "a": "1"}]
   path = tmp_path / "r.jsonl"
   path.write_text(f'{{"a": true, "b": 1{"0" * 400}, "c": 0.5}}\n')
   assert cells(path) == [{"a": "True", "b": f"1{'0' * 400}", "c": "0.5"}]
@@ -335,11 +338,8 @@ def test_lines_and_values(tmp_path):
   [
     ("r.csv", b"a,b\n1,2\n1\n", r"r\.csv, line 3: expected 2 cells, a, b"),
     ("r.csv", b"a|b\nx, y|2\n", r"expected 1 cells, .* that contains ','"),
-    (
-      "r.csv",
-      b",a,b\n0,1,2\n",
-      "none for column 1. A column called index is not",
-    ),
+    ("r.csv", b",a,\n0,1,2\n", r"none for column 3\."),
+    ("r.csv", b"\n,\n0,1\n", r"none for column 2\."),
     ("r.csv", b'a,b\n1,"2\n', "line 2: unexpected end"),
     ("r.csv", b"a,b\n1,\xff\n", r"line 2, the byte 0xff is not UTF-8. Save"),
     ("r.tsv", b"a\tb\n1\n", "line 2: expected 2 cells"),

@@ -207,6 +207,11 @@ def test_chat_templates_write_the_same(tmp_path, template):
   assert words.encode_chat(messages) == expected["input_ids"]
 
 
+def test_a_template_is_told_the_same_date_on_every_day():
+  template = chat_templates.ChatTemplate("{{ strftime_now('%d %b %Y') }}", {})
+  assert template([]) == "26 Jul 2024"
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [

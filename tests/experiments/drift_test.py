@@ -1,6 +1,8 @@
 """Tests of finding records by configuration and of listing drifted ones."""
 
+import datetime
 import json
+import os
 import shutil
 
 from counting import replace
@@ -116,6 +118,23 @@ def test_other_weights_of_the_base_list_the_records(root):
     assert drifted(root) == {difference: NAMES}
   shutil.rmtree(root / "base")  # The repository does not have every base.
   assert drifted(root) == {}
+
+
+def test_file_of_examples_that_was_written_since_lists_the_records(root):
+  replace(
+    root / "configs" / "x.toml",
+    'SEED = "$seed"',
+    'SEED = "$seed", TRAIN_FILE = "mine.csv"',
+  )
+  file(root, started="2026-01-01T12:00:00+00:00")
+  assert drifted(root) == {}  # There is no such file here.
+  (root / "mine.csv").write_text("text,label\n")
+  begin = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC).timestamp()
+  for seconds, count in ((0, 0), (1, 1)):
+    os.utime(root / "mine.csv", (begin + seconds, begin + seconds))
+    assert len(drifted(root)) == count
+  times = "2026-01-01 12:00:00+00:00 -> written 2026-01-01 12:00:01+00:00"
+  assert drifted(root) == {f"file mine.csv: before {times}": NAMES}
 
 
 def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import jax
 import numpy as np
 import pytest
 import tiny_decoder
@@ -37,12 +38,14 @@ def facts(
   labels=2,
   given=None,
   has_amx=False,
+  devices=1,
 ):
   width, heads, layers, mlp, parameters = SIZES[size]
   config = T5Config(32128, width, heads, layers, layers, 64, mlp)
   return defaults.Facts(
     *(config, parameters, rows, tokens, labels, platform, int(gib * GIB)),
     multiplies_bfloat16=platform != "cpu" or has_amx,
+    devices=devices,
     rate=0.3,
     given=given or {},
   )
@@ -74,6 +77,13 @@ def facts(
       | {"STATS_PERIOD": 5},
     ),
     (facts("small", rows=10**6), {"TRAIN_STEPS_RELATIVE": 5000}),
+    # Devices divide a batch, and each has its own memory.
+    (facts("small", rows=20, devices=8), {"BATCH_SIZE": 24}),
+    (facts("base", tokens=512, devices=3), {"BATCH_SIZE": 33}),
+    (
+      facts("base", tokens=512, devices=8),
+      {"BATCH_SIZE": 32, "network.T5Config.remat": None},
+    ),
     # JAX takes 12 of the device's 16 GiB. Inputs have 512 tokens.
     (facts("base", tokens=512), {"network.T5Config.remat": True}),
     (
@@ -151,12 +161,12 @@ def test_device_has_a_platform_and_memory_up_to_a_limit(
   limits = [tmp_path / "memory.max", tmp_path / "limit_in_bytes"]
   monkeypatch.setattr(defaults, "_LIMITS", limits)
   limits[0].write_text("max\n")
-  platform, memory, multiplies_bfloat16 = defaults.device()
-  assert platform == "cpu"
+  platform, memory, multiplies_bfloat16, count = defaults.devices()
+  assert (platform, count) == ("cpu", jax.device_count())
   assert memory > GIB
   for limit in limits:  # The limit of a container.
     limit.write_text(f"{GIB // 2}\n")
-    assert defaults.device()[1] == GIB // 2
+    assert defaults.devices()[1] == GIB // 2 // count
     limit.unlink()
   assert multiplies_bfloat16 == (flags == "amx_bf16 amx_tile")
 
@@ -180,4 +190,5 @@ def test_gpus_before_ampere_multiply_in_float32(
   if capability:
     device.compute_capability = capability
   monkeypatch.setattr(defaults.jax, "local_devices", lambda: [device])
-  assert defaults.device() == ("gpu", 12 * GIB, expected)
+  found = "gpu", 12 * GIB, expected, jax.device_count()
+  assert defaults.devices() == found

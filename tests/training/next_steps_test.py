@@ -23,6 +23,19 @@ def _words(note):
 
 
 @pytest.mark.parametrize(
+  ("word", "expected"),
+  [
+    ("--gin.TASK='cb'", "--gin.TASK=\"'cb'\""),
+    ("'cb','rte'", "''\"'\"'cb'\"'\"','\"'\"'rte'\"'\"''"),
+    ("--gin.X='$a'", "'--gin.X='\"'\"'$a'\"'\"''"),
+  ],
+)
+def test_shells_read_a_quoted_word(word, expected):
+  assert next_steps.quoted(word) == expected
+  assert shlex.split(next_steps.quoted(word)) == [word]
+
+
+@pytest.mark.parametrize(
   "gin_files",
   [
     ["gin/recipes/prompt_tuning.gin"],
